@@ -1,0 +1,63 @@
+"""From the terms of a method to one number to minimise."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from sapling.errors import MethodError, TrainingError
+from sapling.types import Step
+
+REMEDIES = {
+    "ce": "lower the learning rate (--lr), or check the labels and images",
+    "bce": "lower the learning rate (--lr), or check the labels and images",
+    "": "lower the weight of this term or the learning rate (--lr), or use --amp fp32",
+}
+
+
+def active_terms(weights: Mapping[str, float]) -> tuple[str, ...]:
+    """Terms with a weight other than 0: the rest are not even computed, so alpha = 1 *is* the control."""
+    return tuple(name for name, weight in weights.items() if weight != 0)
+
+
+def weighted_sum(terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
+    """``sum_k weights[k] * terms[k]`` over the active terms, a scalar.
+
+    Raises:
+        MethodError: the method left out an active term, or gave one that is no scalar.
+    """
+    total: Tensor | None = None
+    for name in active_terms(weights):
+        if name not in terms:
+            raise MethodError(f"the method gave no term {name!r}", allowed=", ".join(weights))
+        term = terms[name]
+        if term.dim() != 0:
+            raise MethodError(f"term {name!r} has the shape {tuple(term.shape)}", allowed="a scalar")
+        part = term if weights[name] == 1 else term * weights[name]
+        total = part if total is None else total + part
+    if total is None:
+        raise MethodError("every term has weight 0: there is nothing to learn", remedy="give alpha or weights")
+    return total
+
+
+def check_finite(values: Mapping[str, float], *, member: str, step: Step, batch: int) -> None:
+    """Stop when a term is NaN or infinite.
+
+    Args:
+        values: term name to value.
+        member: which student.
+        step: where training stands.
+        batch: number of the batch in the epoch, from 0.
+
+    Raises:
+        TrainingError: with the term, the epoch and what to do.
+    """
+    for name, value in values.items():
+        if not math.isfinite(value):
+            raise TrainingError(
+                f"term {name!r} of member {member!r} became {value} in epoch {step.epoch + 1}, batch {batch + 1}",
+                where=f"phase {step.phase}",
+                remedy=REMEDIES.get(name, REMEDIES[""]),
+            )

@@ -1,0 +1,74 @@
+"""Losses on correlation: what is learned is the order and relative size of answers, not their values.
+
+Shapes: B batch, K classes.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sapling.losses.checks import check_pair, check_temperature, full_precision
+
+
+def pearson(first: Tensor, second: Tensor, dim: int, eps: float = 1e-8) -> Tensor:
+    """Compute Pearson's correlation along ``dim``: in [-1,1], and 0 where one side is constant.
+
+    ``eps`` is added to the product of the two norms, as in the authors' code of DIST.
+
+    Args:
+        first: any shape.
+        second: the same shape.
+        dim: the axis along which values are compared; it disappears.
+        eps: keeps constant values finite.
+    """
+    first = first - first.mean(dim=dim, keepdim=True)
+    second = second - second.mean(dim=dim, keepdim=True)
+    norms = torch.linalg.vector_norm(first, dim=dim) * torch.linalg.vector_norm(second, dim=dim)
+    correlation: Tensor = (first * second).sum(dim=dim) / (norms + eps)
+    return correlation
+
+
+def inter_class(student_logits: Tensor, teacher_logits: Tensor, temperature: float | Tensor = 1.0) -> Tensor:
+    """``T^2 * (1 - mean over images of pearson over classes)`` of the softened probabilities.
+
+    The inter-class relation of Huang et al. 2022 (DIST): does each image rank classes as for the teacher?
+
+    Args:
+        student_logits: ``[B,K]``.
+        teacher_logits: ``[B,K]``.
+        temperature: T, one number; T^2 is included, so T = 4 is up to 16 times larger than T = 1.
+
+    Raises:
+        MethodError: the shapes differ, or the temperature is not above 0.
+    """
+    student, teacher, scale = _softened(student_logits, teacher_logits, temperature)
+    return scale * (1 - pearson(student, teacher, dim=1).mean())
+
+
+def intra_class(student_logits: Tensor, teacher_logits: Tensor, temperature: float | Tensor = 1.0) -> Tensor:
+    """``T^2 * (1 - mean over classes of pearson over images)`` of the softened probabilities.
+
+    The intra-class relation of Huang et al. 2022 (DIST): does each class rank images as for the teacher?
+    Its value depends on the batch: below about 8 images it says little; with 1 it is T^2 without gradient.
+
+    Args:
+        student_logits: ``[B,K]``.
+        teacher_logits: ``[B,K]``.
+        temperature: T, one number; T^2 is included.
+
+    Raises:
+        MethodError: the shapes differ, or the temperature is not above 0.
+    """
+    student, teacher, scale = _softened(student_logits, teacher_logits, temperature)
+    return scale * (1 - pearson(student, teacher, dim=0).mean())
+
+
+def _softened(
+    student_logits: Tensor, teacher_logits: Tensor, temperature: float | Tensor
+) -> tuple[Tensor, Tensor, float | Tensor]:
+    check_pair(student_logits, teacher_logits)
+    check_temperature(temperature)
+    student = torch.softmax(full_precision(student_logits) / temperature, dim=1)
+    teacher = torch.softmax(full_precision(teacher_logits) / temperature, dim=1)
+    return student, teacher, temperature**2

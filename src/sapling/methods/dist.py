@@ -1,0 +1,51 @@
+"""Distillation of relations instead of values (DIST).
+
+A student that is much smaller cannot match the probabilities of a strong teacher. DIST only asks that they
+are correlated: over the classes of each image (inter), and over the images of the batch for each class
+(intra).
+
+Family: logits
+Paper: Huang, You, Wang, Qian, Xu: Knowledge Distillation from A Stronger Teacher, arXiv:2205.10536, NeurIPS
+Year: 2022
+Formula: L = CE(z_s, y) + 2 (inter + intra); inter = T^2 (1 - mean over images of pearson(p_s, p_t) over
+    classes), intra = T^2 (1 - mean over classes of pearson over the batch), p = softmax(z / T)
+Defaults: T = 1, ce 1, inter 2, intra 2: the authors' ImageNet settings. CIFAR-100: T = 4, the same weights,
+    so both terms are up to 16 times larger.
+Departures: beta and gamma times the common weight are the weights of two terms, not options, so each is
+    logged and swept alone. Batches below 8 images are refused: intra correlates over the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+from pydantic import Field
+from torch import Tensor
+
+from sapling.losses.correlation import inter_class, intra_class
+from sapling.methods.base import Method, MethodConfig, Requires
+from sapling.types import Batch, Outputs, Step
+
+
+class DIST(Method):
+    """Cross-entropy on the labels, and two correlations with the teacher."""
+
+    class Config(MethodConfig):
+        """Settings of dist."""
+
+        temperature: float = Field(1.0, gt=0, le=1000, description="softens both answers; 1 leaves them as they are")
+
+    config: Config
+    terms = ("ce", "inter", "intra")
+    requires = Requires(labels=False, min_batch=8)
+    scales: ClassVar[Mapping[str, float]] = {"inter": 2.0, "intra": 2.0}
+
+    def forward(self, student: Outputs | None, teacher: Outputs | None, batch: Batch, step: Step) -> dict[str, Tensor]:
+        """Give ``ce``, ``inter`` and ``intra``."""
+        terms = self.label_terms(student, batch, step)
+        for name, loss in (("inter", inter_class), ("intra", intra_class)):
+            if step.wants(name):
+                student, teacher = self.pair(student, teacher)
+                terms[name] = loss(student.logits, teacher.logits, self.config.temperature)
+        return terms

@@ -1,0 +1,274 @@
+"""A network that takes plain pixels and gives `Outputs`: logits, and the features that a method asked for."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sapling.bands import Bands, positions
+from sapling.errors import ModelError, nearest
+from sapling.models.load import Preprocess
+from sapling.models.taps import Place, Recorder, Trace, stage_modules
+from sapling.types import Outputs
+
+__all__ = ["TappedModel", "stage_modules"]
+
+
+class TappedModel(nn.Module):
+    """A network with its preprocessing inside and its taps outside.
+
+    ``forward`` takes images ``[B,C,H,W]`` in [0,1], resizes them (bicubic, antialiased) where their size
+    is not ``preprocess.img_size``, normalises them, and gives `Outputs`, always float32: ``logits [B,K]``
+    and per tap ``[B,C,h,w]`` (channels first whatever the network uses), ``[B,T,D]`` or ``[B,D]``.
+
+    Taps are ``stage1``..``stage4`` (see `stage_modules`), ``embedding`` (the input of the classifier), or
+    the path of a module (its output). With ``.pre`` behind: the input of the activation that makes that
+    output; where no activation makes it, the output itself, listed in ``taps_without_activation`` (a method finds
+    that in ``PairInfo``).
+
+    A tap whose tensor is overwritten by a later in-place layer is copied when it is recorded, which a dry run
+    finds out; if it happens later all the same, ``forward`` raises instead of giving wrong features.
+
+    Args:
+        model: a timm network.
+        preprocess: input size, mean and standard deviation.
+        taps: names of the features to record.
+        bands: what the channels of the images are, where they may be more than the network's own: those of
+            ``preprocess.bands`` are then taken out of them.
+
+    Raises:
+        ModelError: a tap is unknown or gives no single tensor, the network cannot read such images, or a band that
+            it reads is not among ``bands``.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self, model: nn.Module, preprocess: Preprocess, taps: Sequence[str] = (), *, bands: Bands | None = None
+    ) -> None:
+        super().__init__()
+        self.model, self.preprocess = model, preprocess
+        self._num_given = len(preprocess.mean)
+        self._chosen: list[int] | None = None
+        if bands is not None and preprocess.bands is not None and bands != preprocess.bands:
+            chosen = positions(preprocess.bands, bands)
+            if chosen is None:
+                raise ModelError(f"the network reads {preprocess.bands}; the images hold {bands}")
+            self._num_given, self._chosen = bands.num_channels, list(chosen)
+        parameter = next(model.parameters())
+        for name, values in (("mean", preprocess.mean), ("std", preprocess.std)):
+            tensor = torch.tensor(values, dtype=torch.float32, device=parameter.device).view(1, -1, 1, 1)
+            self.register_buffer(name, tensor, persistent=False)
+        self._channels_last_maps = getattr(model, "output_fmt", None) == "NHWC"
+        self._is_frozen = False
+        self._recorders: dict[str, Recorder] = {}
+        self.taps_without_activation: tuple[str, ...] = ()
+        self._recorders = {tap: self._listen(place) for tap, place in self._places(taps).items()}
+        self._shapes = self._dry_run()
+
+    @property
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """Tap name to shape without B."""
+        return dict(self._shapes)
+
+    @property
+    def taps(self) -> tuple[str, ...]:
+        """Names of the features that are recorded."""
+        return tuple(self._recorders)
+
+    @property
+    def classifier_card(self) -> dict[str, Tensor] | None:
+        """Copies of ``classifier.weight [K,D]`` and ``classifier.bias [K]`` (zeros if it has none).
+
+        None where the classifier is no linear layer.
+        """
+        head = self.model.get_submodule(self._classifier_path())
+        weight = getattr(head, "weight", None)
+        if isinstance(head, nn.Conv2d) and isinstance(weight, Tensor) and weight.shape[2:] == (1, 1):
+            weight = weight.flatten(1)
+        if not isinstance(head, (nn.Linear, nn.Conv2d)) or not isinstance(weight, Tensor) or weight.dim() != 2:
+            return None
+        bias = head.bias if head.bias is not None else weight.new_zeros(weight.shape[0])
+        return {
+            "classifier.weight": weight.detach().float().clone(),
+            "classifier.bias": bias.detach().float().clone(),
+        }
+
+    def freeze_backbone(self) -> None:
+        """Let the classifier alone learn: all else loses its gradient and stays in eval mode, whatever `train` says."""
+        self.model.requires_grad_(False)
+        for head in self._classifiers():
+            head.requires_grad_(True)
+        self._is_frozen = True
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode; the frozen part of a network keeps its batch-norm statistics, so it stays in eval mode."""
+        super().train(mode)
+        if self._is_frozen:
+            self.model.eval()
+            for head in self._classifiers():
+                head.train(mode)
+        return self
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """Images ``[B,C,H,W]`` in [0,1] to what the network reads."""
+        if images.dim() != 4 or images.shape[1] != self._num_given or not images.is_floating_point():
+            raise ModelError(
+                f"images are {images.dtype} of shape {list(images.shape)}",
+                allowed=f"floating point [B,{self._num_given},H,W] in [0,1]",
+            )
+        size = self.preprocess.img_size
+        images = images.float() if self._chosen is None else images[:, self._chosen].float()
+        if images.shape[2:] != (size, size):
+            images = F.interpolate(images, (size, size), mode="bicubic", antialias=True).clamp(0.0, 1.0)
+        normalised: Tensor = (images - self.mean) / self.std
+        return normalised.to(next(self.model.parameters()).dtype)
+
+    def forward(self, images: Tensor) -> Outputs:
+        """Logits and features of ``images`` (see the class)."""
+        inputs = self.normalise(images)
+        recorders = self._recorders
+        for recorder in recorders.values():
+            recorder.start()
+        try:
+            logits = self._logits(inputs)
+            for tap, recorder in recorders.items():
+                if recorder.was_overwritten:
+                    raise ModelError(
+                        f"tap {tap!r} was overwritten in place by a later layer",
+                        where=recorder.place.path,
+                        remedy="tap another module, or replace the layer that works in place",
+                    )
+            features = {tap: self._feature(tap, recorder, len(inputs)) for tap, recorder in recorders.items()}
+        finally:
+            for recorder in recorders.values():
+                recorder.stop()
+        return Outputs(logits.float(), features)
+
+    def _logits(self, inputs: Tensor) -> Tensor:
+        logits = self.model(inputs)
+        if not isinstance(logits, Tensor) or logits.dim() != 2:
+            raise ModelError("the network gives no logits [B,K]", remedy="a classifier of timm")
+        return logits
+
+    def _feature(self, tap: str, recorder: Recorder, num_images: int) -> Tensor:
+        """Give what was recorded, as float32, maps channels first."""
+        value, place = recorder.tensor, recorder.place
+        if recorder.calls != place.num_calls or not isinstance(value, Tensor):
+            what = "no tensor" if value is not None else "nothing"
+            given = f"{recorder.calls} tensors" if recorder.calls > max(place.num_calls, 1) else what
+            raise ModelError(
+                f"tap {tap!r} gives {given} in one forward",
+                where=place.path,
+                allowed="a module that is called once and returns one tensor",
+            )
+        if value.dim() == 0 or len(value) != num_images:
+            raise ModelError(
+                f"tap {tap!r} gives {list(value.shape)} for {num_images} image(s): it has no row for each image",
+                where=place.path,
+                allowed="a module whose output is [B,..] (attention within windows is not)",
+            )
+        if place.channels_last:
+            value = value.permute(0, 3, 1, 2)
+        if place.is_embedding and value.dim() == 4:
+            # [B,D,1,1] before a 1x1 convolution; a larger map where the classifier itself pools (SqueezeNet)
+            value = value.flatten(1) if value.shape[2:] == (1, 1) else value.mean(dim=(2, 3))
+        return value.float()
+
+    def _classifiers(self) -> tuple[nn.Module, ...]:
+        # Distilled ViTs have two heads on two tokens; the first is the class token's.
+        head = self.model.get_classifier()  # type: ignore[operator]
+        return tuple(head) if isinstance(head, (tuple, list)) else (head,)
+
+    def _classifier_path(self) -> str:
+        head = self._classifiers()[0]
+        for path, module in self.model.named_modules():
+            if module is head:
+                return str(path)
+        raise ModelError("the network does not say which layer is its classifier")
+
+    def _place(self, tap: str) -> Place:
+        stages = stage_modules(self.model)
+        if tap in stages:
+            path, channels = stages[tap]
+            return Place(path, channels=channels)
+        if tap == "embedding":
+            return Place(self._classifier_path(), at_input=True, is_embedding=True)
+        paths = [path for path, _ in self.model.named_modules() if path]
+        if tap not in paths:
+            raise ModelError(
+                f"there is no tap {tap!r}",
+                where=type(self.model).__name__,
+                allowed=", ".join([*stages, "embedding"]) + ", each with .pre, or the path of a module",
+                remedy=nearest(tap, [*stages, "embedding", *paths]) or f"a path such as {paths[-1]!r}",
+            )
+        return Place(tap)
+
+    def _listen(self, place: Place) -> Recorder:
+        recorder = Recorder(place)
+        module = self.model.get_submodule(place.path)
+        if place.at_input:
+            module.register_forward_pre_hook(recorder.at_input)
+        else:
+            module.register_forward_hook(recorder.at_output)
+        return recorder
+
+    def _places(self, taps: Sequence[str]) -> dict[str, Place]:
+        """Where each tap sits; one forward tells what makes it, and how its map lies in memory."""
+        wanted = {tap: self._place(tap.removesuffix(".pre")) for tap in dict.fromkeys(taps)}
+        if not wanted:
+            return {}
+        trace, in_network = Trace(), getattr(self.model, "output_fmt", None) == "NHWC"
+        with self._one_image() as image, trace.listen(self.model, set(wanted.values())):
+            self._logits(self.normalise(image))
+        places = {}
+        for tap, place in wanted.items():
+            before = trace.activation_before(place) if tap.endswith(".pre") else None
+            if tap.endswith(".pre") and before is None:
+                self.taps_without_activation += (tap,)
+            lies_so = trace.is_channels_last(place, in_network=in_network)
+            places[tap] = replace(before or place, channels_last=lies_so)
+        return places
+
+    def _dry_run(self) -> dict[str, tuple[int, ...]]:
+        """Shapes by tap; taps that a later layer overwrites are switched to copies."""
+        with self._one_image() as image:
+            for recorder in self._recorders.values():
+                recorder.start()
+            self._logits(self.normalise(image))
+            shapes = {}
+            for tap, recorder in self._recorders.items():
+                shapes[tap] = tuple(self._feature(tap, recorder, 1).shape[1:])
+                if recorder.was_overwritten:
+                    recorder.place = replace(recorder.place, copied=True)
+        return shapes
+
+    @contextlib.contextmanager
+    def _one_image(self) -> Iterator[Tensor]:
+        """Give a black image, in eval mode without gradient; modes are restored afterwards."""
+        modes = {module: module.training for module in self.modules()}
+        size = self.preprocess.img_size
+        image = torch.zeros(1, self._num_given, size, size, device=self.mean.device)
+        self.eval()
+        try:
+            with torch.no_grad():
+                yield image
+        except (RuntimeError, AssertionError) as error:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise ModelError(
+                f"{type(self.model).__name__} cannot read images of {list(image.shape[1:])}: {reason}",
+                remedy="another img_size, or build the network for this number of channels",
+            ) from error
+        finally:
+            for module, training in modes.items():
+                module.training = training
+            for recorder in self._recorders.values():
+                recorder.stop()

@@ -1,0 +1,320 @@
+"""The run folder: every file is written to a temporary name and renamed; one process at a time. No torch."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import itertools
+import json
+import os
+import platform
+import shlex
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+import yaml
+
+from sapling.config import RunConfig, save
+from sapling.errors import RunError, UsageError
+
+FORMAT = 1
+COMPACT_ABOVE = 1_000_000
+SPLIT_FILE = "split.csv"
+FIRST_FILES = {"config.yaml", "environment.json", "data.json", "machine.json", "log.txt", SPLIT_FILE}
+LIBRARIES = ("torch", "torchvision", "timm", "numpy", "pillow", "onnxruntime")
+
+
+@contextlib.contextmanager
+def atomic_file(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
+    """Open a temporary file beside ``path`` that takes its place only when everything was written."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, mode, encoding=None if "b" in mode else "utf-8") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, 0o644)  # noqa: PTH101
+        os.replace(name, path)  # noqa: PTH105
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name)  # noqa: PTH108
+        raise
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON atomically; NaN is refused, because no other language reads it."""
+    text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
+    if len(text) > COMPACT_ABOVE:  # many classes: a confusion matrix with a line per cell helps nobody
+        text = json.dumps(content, ensure_ascii=False, allow_nan=False)
+    with atomic_file(path) as file:
+        file.write(text + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read JSON; a damaged file is a ``RunError`` that names it."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunError(f"cannot read {path.name}: {error}", where=str(path)) from None
+
+
+def environment() -> dict[str, Any]:
+    """Versions and machine: what another person needs to judge a figure."""
+    versions = {}
+    for name in LIBRARIES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
+    processor = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                processor = line.partition(":")[2].strip()
+                break
+    return {
+        "sapling": importlib.metadata.version("sapling-kd"),
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "processor": processor,
+        "cores": os.cpu_count(),
+        "libraries": versions,
+    }
+
+
+class Run:
+    """One run folder, locked for this process while it is open.
+
+    Args:
+        folder: where; made if it does not exist.
+        config: the settings; a folder made by other settings is refused.
+        task: ``distill`` or ``train``.
+    """
+
+    def __init__(self, folder: str | Path, config: RunConfig, *, task: str) -> None:
+        self.folder = Path(folder)
+        self.config, self.task = config, task
+        self._lock: IO[str] | None = None
+        self._is_new = False
+        self.say: Callable[[str], None] = lambda line: None
+
+    def __enter__(self) -> Run:
+        refuse_foreign_folder(self.folder)
+        self._is_new = not self.folder.exists()
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunError(f"cannot make the run folder: {error}", where=str(self.folder)) from None
+        self._take_lock()
+        try:
+            self._check_config()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None = None,
+        error: BaseException | None = None,
+        trace: TracebackType | None = None,
+    ) -> None:
+        if self._lock:
+            self._lock.close()
+            self._lock = None
+        if not self._is_new or not isinstance(error, UsageError):
+            return
+        # the call was wrong before anything was done: leave no folder behind
+        if self._is_untouched():
+            shutil.rmtree(self.folder)
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether results are there: such a run is printed again and trains nothing."""
+        return (self.folder / "results.json").exists()
+
+    def path(self, *parts: str) -> Path:
+        """A path inside the run folder."""
+        return self.folder.joinpath(*parts)
+
+    def started(self) -> str:
+        """When the first process began with this run, as ISO text."""
+        return str(read_json(self.path("environment.json")).get("started", now()))
+
+    def finish(self, results: dict[str, Any]) -> None:
+        """Write ``results.json``, which makes the run a finished one; what only a resume needs goes."""
+        write_json(self.path("results.json"), results)
+        shutil.rmtree(self.path("checkpoints"), ignore_errors=True)
+
+    def results(self) -> dict[str, Any]:
+        """``results.json``."""
+        content = read_json(self.path("results.json"))
+        if not isinstance(content, dict):
+            raise RunError("results.json holds no results", where=str(self.path("results.json")))
+        return content
+
+    def note(self, line: str) -> None:
+        """Add a line to ``log.txt``."""
+        with self.path("log.txt").open("a", encoding="utf-8") as file:
+            file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
+
+    def log(self, line: str) -> None:
+        """Add a line to ``log.txt`` and show it."""
+        self.note(line)
+        self.say(line)
+
+    def add_metrics(self, rows: list[dict[str, Any]]) -> None:
+        """Append lines to ``metrics.jsonl``."""
+        with self.path("metrics.jsonl").open("a", encoding="utf-8") as file:
+            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+    def drop_metrics(self, name: str, *, from_epoch: int) -> None:
+        """Forget lines of pass ``name`` from an epoch on: a resumed pass writes them again."""
+        path = self.path("metrics.jsonl")
+        if not path.exists():
+            return
+        kept = []
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                row = json.loads(line)
+            except ValueError:
+                continue  # the last line of a killed run may be cut
+            if row.get("pass") != name or row.get("epoch", 0) < from_epoch:
+                kept.append(line)
+        with atomic_file(path) as file:
+            file.writelines(line + "\n" for line in kept)
+
+    def _take_lock(self) -> None:
+        file = self.path(".lock").open("w")
+        try:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except ImportError:  # Windows: no lock
+            pass
+        except OSError:
+            file.close()
+            raise RunError(
+                "another process is working on this run",
+                where=str(self.folder),
+                remedy="wait for it, or give another folder with --output",
+            ) from None
+        self._lock = file
+
+    def _check_config(self) -> None:
+        path = self.path("config.yaml")
+        if path.exists():
+            try:
+                old = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+            except (yaml.YAMLError, UnicodeDecodeError):
+                raise RunError("config.yaml of the run is damaged", where=str(path)) from None
+            stamp = old.pop("fingerprint", None) if isinstance(old, dict) else None
+            if stamp != self._stamp() and self._is_untouched():
+                for name in FIRST_FILES:
+                    self.path(name).unlink(missing_ok=True)
+            elif stamp != self._stamp():
+                changed = _differences(old, self.config.model_dump(mode="json"))
+                raise RunError(
+                    "this folder holds a run with other settings" + (f": {changed}" if changed else ""),
+                    where=str(self.folder),
+                    remedy=f"--output {free_folder(str(self.folder), self.config, self.task)}, or the old settings",
+                )
+            else:
+                return
+        write_json(self.path("environment.json"), {**environment(), "started": now()})
+        with atomic_file(path) as file:
+            file.write(save(self.config) + f"fingerprint: {self._stamp()}\n")
+
+    def _stamp(self) -> str:
+        return stamp_of(self.config, self.task)
+
+    def _is_untouched(self) -> bool:
+        """Whether nothing was trained here: such a folder belongs to nobody."""
+        return {p.name for p in self.folder.iterdir() if not p.name.startswith(".")} <= FIRST_FILES
+
+
+def refuse_foreign_folder(folder: Path) -> None:
+    """Never write into a folder that holds something else.
+
+    Raises:
+        UsageError: it is a file, or holds files and no run.
+    """
+    if folder.is_file():
+        raise UsageError("the output is a file", where=str(folder), allowed="a folder")
+    names = {p.name for p in folder.iterdir() if not p.name.startswith(".")} if folder.is_dir() else set()
+    # A split without a run is somebody's own, and would be overwritten.
+    if names - (FIRST_FILES - {SPLIT_FILE}) and "config.yaml" not in names:
+        raise UsageError(
+            "the output folder holds other files and is no run",
+            where=str(folder),
+            remedy="give an empty or new folder with --output",
+        )
+
+
+def stamp_of(config: RunConfig, task: str) -> str:
+    """What tells whether a folder's run is this run."""
+    return f"{task}:{config.fingerprint()}"
+
+
+def free_folder(base: str, config: RunConfig, task: str) -> str:
+    """``base``, or ``base-2``, ``base-3``, .. : the first that is free or holds this very run."""
+    for number in itertools.count(1):
+        folder = Path(base if number == 1 else f"{base}-{number}")
+        names = {p.name for p in folder.iterdir() if not p.name.startswith(".")} if folder.is_dir() else set()
+        if not folder.exists() or names <= FIRST_FILES:
+            break
+        config_file = folder / "config.yaml"
+        if config_file.is_file() and f"fingerprint: {stamp_of(config, task)}\n" in config_file.read_text(
+            errors="replace"
+        ):
+            break
+    return str(folder)
+
+
+def run_folder(config: RunConfig, task: str) -> str:
+    """The folder that was asked for; by default one named after data, student and method, numbered if need be."""
+    return config.output.folder or free_folder(config.default_folder(task), config, task)
+
+
+def _differences(old: Any, new: dict[str, Any]) -> str:
+    """``train.epochs was 5, is 6``."""
+    found = []
+    for block, values in new.items():
+        before = old.get(block) if isinstance(old, dict) else None
+        if block == "output" or not isinstance(values, dict) or not isinstance(before, dict):
+            continue
+        keys = sorted({*values, *before})
+        found += [
+            f"{block}.{k} was {before.get(k)}, is {values.get(k)}" for k in keys if before.get(k) != values.get(k)
+        ]
+    return "; ".join(found[:5])
+
+
+def load_run_config(folder: str | Path) -> dict[str, Any]:
+    """The blocks of a run folder's ``config.yaml``, for ``--resume`` and ``export``."""
+    path = Path(folder) / "config.yaml"
+    if not path.is_file():
+        raise UsageError("no run is here: config.yaml is missing", where=str(folder), remedy="give a run folder")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError, OSError):
+        content = None
+    if not isinstance(content, dict):
+        raise RunError("config.yaml of the run is damaged", where=str(path))
+    content.pop("fingerprint", None)
+    return {str(k): v for k, v in content.items()}
+
+
+def now() -> str:
+    """The time as ISO text, in UTC."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+def command_line() -> str:
+    """The command that started this process, for the report."""
+    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])

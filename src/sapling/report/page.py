@@ -1,0 +1,154 @@
+"""Put the page together and write it: one file, no script, no request to any network."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from sapling.report import class_figures, details, figures, sections, wording
+from sapling.report.folder import read_run
+from sapling.report.summary import Summary, class_table, confusion_changes, metric_rows, summarise
+from sapling.report.svg import Drawing
+
+OPEN_CLASSES = 12  # up to here the table of classes is shown open
+
+
+def write_report(run_folder: Path) -> Path:
+    """Write ``report.html`` and ``figures/*.svg`` of a run.
+
+    Args:
+        run_folder: a run folder, finished or not; what is missing is named on the page.
+
+    Returns:
+        Path of ``report.html``.
+
+    Raises:
+        RunError: there is no run, or one of its files is damaged.
+    """
+    folder = Path(run_folder)
+    summary = summarise(read_run(folder))
+    content, drawings = _content(summary)
+    for drawing in drawings:
+        write_page(folder / "figures" / f"{drawing.name}.svg", drawing.file)
+    page = page_environment().get_template("report.html.j2").render(content)
+    return write_page(folder / "report.html", page)
+
+
+def _content(summary: Summary) -> tuple[dict[str, Any], list[Drawing]]:
+    """Everything the template shows, and the drawings among it."""
+    drawings: list[Drawing] = []
+
+    def keep(drawing: Drawing | None) -> Drawing | None:
+        if drawing:
+            drawings.append(drawing)
+        return drawing
+
+    record, results, table = summary.record, summary.results, class_table(summary)
+    curves = [(title, keep(drawing)) for title, drawing in figures.curve_figures(summary)]
+    classes = None
+    if table:
+        classes = sections.class_section(table)
+        classes["drawing"] = keep(class_figures.class_gain_figure(table))
+        classes["profile"] = keep(class_figures.class_profile_figure(table))
+        classes["open"] = len(table.names) <= OPEN_CLASSES
+    confusion = _confusion(summary)
+    drawings += [c["drawing"] for c in confusion["matrices"]] if confusion else []
+    content = {
+        "name": wording.clean(results.get("name") or record.folder.resolve().name),
+        "created": str(results.get("finished") or results.get("created") or "")[:10],
+        "version": wording.clean(results["sapling_version"]) if results.get("sapling_version") else "",
+        "headline": sections.headline(summary),
+        "warnings": sections.warnings_of(summary),
+        "missing": record.missing,
+        "facts": sections.key_facts(summary),
+        "columns": summary.columns,
+        "rows": metric_rows(summary),
+        "comparison": summary.is_comparison,
+        "several_seeds": len(summary.seeds) > 1,
+        "confidence": f"{100 * float(summary.verdict.get('confidence') or 0.95):.0f}",
+        "gain": keep(figures.gain_figure(summary.verdict, summary.seeds)),
+        "standing": keep(figures.standing_figure(summary)),
+        "standing_note": sections.standing(summary),
+        "certainty": sections.certainty(summary),
+        "curves": curves,
+        "classes": classes,
+        "confusion": confusion,
+        "gate": sections.gate_section(summary),
+        "data": details.data_section(summary),
+        "balance": details.balance(table),
+        "deploy": details.deploy_section(summary),
+        "cost": details.cost_section(summary),
+        "fairness": details.fairness(summary),
+        "settings": details.setting_rows(summary),
+        "environment": details.environment_rows(record),
+        "commands": details.commands(summary),
+        "config": details.config_text(record),
+        "glossary": wording.GLOSSARY,
+        "measure": wording.MEASURES[summary.measure],
+    }
+    return content, drawings
+
+
+def _confusion(summary: Summary) -> dict[str, Any] | None:
+    """Confusion matrices of control, distilled student and their difference; or of the one model."""
+    size = len(summary.classes)
+    if not size >= 2:
+        return None
+    matrices = []
+    shares = {}
+    for arm in [a for a in (summary.control, summary.method, summary.model) if a is not None]:
+        shares[arm.key] = arm.confusion(size)
+        found = shares[arm.key]
+        if found is not None:
+            drawing = class_figures.confusion_figure(
+                found,
+                summary.classes,
+                name=f"confusion_{wording.file_stem(arm.key)}",
+                title=arm.name,
+            )
+            matrices.append({"title": arm.name, "drawing": drawing, "note": ""})
+    if not matrices:
+        return None
+    control = shares.get("control")
+    method = shares.get(summary.method.key) if summary.method else None
+    changes: list[dict[str, Any]] = []
+    if control is not None and method is not None:
+        drawing, largest = class_figures.difference_figure(control, method, summary.classes)
+        note = (
+            "Blue is better: more right answers on the diagonal, fewer mix-ups beside it. Orange is worse. "
+            f"The strongest tint is {largest:.1f} points."
+        )
+        matrices.append({"title": "What distillation changed", "drawing": drawing, "note": note})
+        changes = confusion_changes(control, method, summary.classes)
+    return {"matrices": matrices, "changes": changes, "numbered": size > class_figures.MAX_NAMED}
+
+
+def page_environment() -> jinja2.Environment:
+    """Templates that escape whatever is put into them."""
+    return jinja2.Environment(
+        loader=jinja2.PackageLoader("sapling.report"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def write_page(path: Path, text: str) -> Path:
+    """Write under a temporary name and rename, so that a killed process leaves no half page."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    temporary = Path(name)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    return path

@@ -1,0 +1,287 @@
+"""What the page says about the result, as plain values; the template only lays them out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from sapling.report import wording
+from sapling.report.details import short_code
+from sapling.report.folder import RunRecord, block, inner, listing, number
+from sapling.report.summary import ClassTable, Summary
+
+ADVISED_SEEDS = 5  # for a claim in a paper or a README
+HOPELESS = 0.5  # differences that no one has to prove
+_MEANINGS = {
+    "recall": "Recall: of all test images of a class, the share that was recognised.",
+    "average precision": "Average precision: are test images with a label ranked before those without it? In no order "
+    "at all it is the share of the images that have the label.",
+}
+
+
+def headline(summary: Summary) -> dict[str, Any]:
+    """The sentence at the top, its badge, and one or two plain sentences below."""
+    verdict, results = summary.verdict, summary.results
+    statement = str(verdict.get("statement") or "").strip()
+    if statement:
+        outcome = str(verdict.get("outcome"))
+        symbol = {"better": "up", "worse": "down"}.get(outcome, "level")
+        # The finding is set large and its figures smaller, but it stays one sentence.
+        finding, colon, rest = wording.sentence(statement).partition(": ")
+        text = finding + ":" if colon else finding
+        return {
+            "badge": "verdict" if text.lower().startswith(outcome) else wording.clean(outcome),
+            "symbol": symbol,
+            "text": text,
+            "rest": rest,
+            "lead": _lead(verdict),
+            "scope": wording.sentence(verdict.get("scope") or ""),
+        }
+    if not results or not (summary.students or summary.teacher):
+        return _plain_headline("not finished", "This run has no results yet.", _progress(summary.record))
+    if results.get("task") == "train" and summary.model:
+        arm = summary.model
+        images = number(block(arm.members[0], "test").get("num_images"))
+        top1 = arm.mean(summary.measure)
+        name = wording.model_name(summary.manifest.get("student") or "The model")
+        if top1 is None:
+            return _plain_headline("", f"{name} was trained.", "")
+        where = f"of {wording.count(images)} test images" if images else "of the test images"
+        if summary.multi_label:
+            text = f"{name} has a mean average precision of {wording.share(top1)}"
+            return _plain_headline("trained", f"{text} on{where.removeprefix('of')}.", "")
+        return _plain_headline("trained", f"{name} names {wording.share(top1)} {where} correctly.", "")
+    return _plain_headline("no verdict", "This run holds no comparison with a control.", "")
+
+
+def warnings_of(summary: Summary) -> list[str]:
+    """What a reader must know before believing a figure, most important first."""
+    found = []
+    gate = block(summary.results, "teacher", "gate")
+    if gate and gate.get("passed") is False:
+        failed = [c for c in listing(gate, "checks") if isinstance(c, dict) and not c.get("passed", True)]
+        names = ", ".join(wording.clean(c.get("name", "check")) for c in failed)
+        text = "The teacher did not pass its check" + (f" ({names})" if names else "")
+        if gate.get("overridden"):
+            text += ", and training went on because it was told to accept a weak teacher"
+        found.append(text + ". What follows says little about distillation from a good teacher.")
+    if summary.results and not summary.results.get("finished"):
+        found.append("This run was not finished. Figures below show how far it came.")
+    for entry in listing(summary.results, "warnings"):
+        text = wording.sentence(entry.get("message", entry) if isinstance(entry, dict) else entry)
+        # The workflow's own line on the gate says less than the one above.
+        if text not in found and not (found and text.startswith("The teacher did not pass the gate")):
+            found.append(text)
+    return found
+
+
+def key_facts(summary: Summary) -> list[dict[str, str]]:
+    """Three or four figures for someone who reads no further."""
+    facts = []
+    # The file on disk is of the student that ships, which may be the control; so are the figures beside it.
+    shipped = block(summary.results, "shipped").get("arm")
+    arm = next((a for a in summary.students if a.key == shipped), summary.method or summary.model or summary.control)
+    if arm is None:
+        return []
+    value = arm.mean(summary.measure)
+    if value is not None:
+        others = [a for a in (summary.control, summary.method, summary.teacher) if a is not None and a is not arm]
+        notes = [f"{a.name.lower()} {wording.share(m)}" for a in others if (m := a.mean(summary.measure)) is not None]
+        label = "of test images right" if summary.measure == "top1" else wording.MEASURES[summary.measure]
+        if summary.is_comparison:
+            label += f", {arm.name.lower() if arm is summary.control else 'distilled student'}"
+        facts.append({"value": wording.share(value), "label": label, "note": ", ".join(notes)})
+    own, big = arm.first("parameters"), summary.teacher.first("parameters") if summary.teacher else None
+    if own and big and big > 1.05 * own:
+        note = f"{wording.amount(own)} instead of {wording.amount(big)}"
+        facts.append({"value": wording.times(big / own), "label": "fewer parameters than the teacher", "note": note})
+    elif own:
+        facts.append({"value": wording.amount(own), "label": "parameters", "note": ""})
+    onnx = block(summary.results, "deploy", "onnx")
+    single = number(inner(onnx, "latency_ms", "1", "p50"))
+    if single:
+        threads = number(onnx.get("threads"))
+        note = f"one at a time, {wording.plural(int(threads), 'thread')}" if threads else "one at a time"
+        facts.append({"value": wording.milliseconds(single), "label": "per image, typically", "note": note})
+    if number(onnx.get("bytes")):
+        facts.append({"value": wording.size(number(onnx["bytes"])), "label": "on disk, as ONNX", "note": ""})
+    return facts
+
+
+def certainty(summary: Summary) -> list[str]:
+    """What the interval means, and what this run could have seen."""
+    verdict = summary.verdict
+    if not verdict:
+        return []
+    texts = []
+    low, high = number(verdict.get("low")), number(verdict.get("high"))
+    confidence = number(verdict.get("confidence")) or 0.95
+    basis = {
+        "crossed seeds and images": "It counts in that other seeds and other test images would give other results.",
+        "seed means": "It comes from the spread between the seeds, the wider of two estimates.",
+        "images of one pair": "It holds for these two trained students only, because there is one seed.",
+    }.get(str(verdict.get("interval_from")), "")
+    if low is not None and high is not None:
+        texts.append(
+            f"The {100 * confidence:.0f}\u202f% interval runs from {wording.signed(low)} to {wording.signed(high)} "
+            f"points. {basis}".strip()
+        )
+    seen = block(verdict, "detectable")
+    now, twice, endless = (number(seen.get(k)) for k in ("now", "twice_the_seeds", "endless_seeds"))
+    seeds = int(number(verdict.get("num_seeds")) or len(summary.seeds) or 1)
+    images = number(verdict.get("num_images"))
+    if now is not None:
+        base = f"With {wording.plural(seeds, 'seed')}" + (f" and {wording.count(images)} test images" if images else "")
+        if now > HOPELESS:
+            text = f"{base}, a run like this can show no difference reliably"
+        else:
+            text = f"{base}, a run like this finds a true difference of {wording.points(now)} four times in five"
+        if twice is not None and endless is not None and endless <= HOPELESS:
+            text += (
+                f". With {2 * seeds} seeds that would be about {wording.points(twice)}, with any number of seeds "
+                f"{wording.points(endless)}; for less than that, only more test images help"
+            )
+        texts.append(text + ".")
+    if seeds < ADVISED_SEEDS:
+        have = "one seed" if seeds == 1 else f"{seeds} seeds"
+        texts.append(f"This run has {have}. A claim in a paper or a decision that costs money should rest on five.")
+    return texts
+
+
+def standing(summary: Summary) -> str:
+    """Where the distilled student stands between control and teacher."""
+    arms = (summary.control, summary.method, summary.teacher)
+    low, own, high = (arm.mean(summary.measure) if arm else None for arm in arms)
+    text = "Every dot is one seed; the upright stroke is the mean."
+    if low is None or own is None or high is None:
+        return text
+    if high <= low:
+        return f"{text} On these images the teacher is no better than the control."
+    place = f"{wording.points(abs(own - low))} {'above' if own >= low else 'below'} it"
+    return f"{text} The teacher is {wording.points(high - low)} above the control, the distilled student {place}."
+
+
+def gate_section(summary: Summary) -> dict[str, Any] | None:
+    """The teacher: what it is, and whether it was fit to teach."""
+    teacher = block(summary.results, "teacher") or summary.record.teacher
+    if not teacher:
+        return None
+    gate = block(teacher, "gate")
+    val, test, train = (block(teacher, part) for part in ("val", "test", "train"))
+    entropies = [number(part.get("entropy")) for part in (train, val)]
+    key, called = ("map", "Mean average precision") if "map" in val else ("top1", "Accuracy")
+    rows = [
+        ("Model", wording.model_name(teacher.get("model") or wording.MISSING)),
+        ("Origin", wording.clean(teacher.get("origin") or wording.MISSING)),
+        (f"{called}, validation", wording.share(number(val.get(key)))),
+        (f"{called}, test", wording.share(number(test.get(key)))),
+        ("ECE, validation", wording.share(number(val.get("ece")))),
+    ]
+    if train:
+        rows += [
+            (f"{called}, training images", wording.share(number(train.get(key)))),
+            ("ECE, training images", wording.share(number(train.get("ece")))),
+        ]
+    if None not in entropies:
+        train_nats, val_nats = (f"{entropy:.3f}" for entropy in entropies)
+        rows.append(("Entropy of its answers", f"{train_nats} nats on training images, {val_nats} on validation"))
+    rows += [
+        ("Training time", wording.duration(number(teacher.get("seconds")))),
+        ("Weights, sha256", short_code(teacher.get("sha256"))),
+    ]
+    checks = [
+        {
+            "passed": bool(c.get("passed")),
+            "name": wording.clean(c.get("name", "check")),
+            "detail": wording.sentence(c["detail"]) if c.get("detail") else "",
+        }
+        for c in listing(gate, "checks")
+        if isinstance(c, dict)
+    ]
+    state = "not checked"
+    if gate:
+        state = "passed" if gate.get("passed") else "overridden" if gate.get("overridden") else "failed"
+    return {"rows": [r for r in rows if r[1] != wording.MISSING], "checks": checks, "state": state}
+
+
+def class_section(table: ClassTable) -> dict[str, Any]:
+    """Sentence and table rows about classes."""
+    sentence = ""
+    if table.gain is not None and table.order:
+        gain = table.gain
+        up = sum(bool(gain[k] > 0.0005) for k in table.order)
+        down = sum(bool(gain[k] < -0.0005) for k in table.order)
+        same = len(table.order) - up - down
+        best, worst = table.order[0], table.order[-1]
+        sentence = f"Of {wording.plural(len(table.order), 'class', 'classes')}, {up} gained and {down} lost"
+        sentence += f", {same} stayed the same. " if same else ". "
+        sentence += f"The changes run from {wording.signed(gain[best])} points ({wording.clean(table.names[best])}) "
+        sentence += f"to {wording.signed(gain[worst])} ({wording.clean(table.names[worst])})."
+    columns = [
+        (n, v)
+        for n, v in (
+            ("Teacher", table.teacher),
+            ("Control", table.control),
+            ("Distilled", table.method),
+            (table.measured.capitalize(), table.model),
+        )
+        if v is not None
+    ]
+    rows = []
+    for k, name in enumerate(table.names):
+        cells = [wording.share(number(float(values[k]))) for _, values in columns]
+        spread = ""
+        if table.gain_low is not None and table.gain_high is not None:
+            spread = wording.between(number(float(table.gain_low[k])), number(float(table.gain_high[k])))
+        rows.append(
+            {
+                "name": wording.clean(name),
+                "train": wording.count(table.train[k]),
+                "test": wording.count(table.test[k]),
+                "cells": cells,
+                "gain": wording.signed(number(float(table.gain[k]))) if table.gain is not None else None,
+                "spread": spread,
+            }
+        )
+    tests = [t for t in table.test if t]
+    note = ""
+    if tests:
+        smallest = min(tests)
+        note = f"The smallest class has {wording.plural(smallest, 'test image')}"
+        note += f": there, one image is worth {wording.points(1 / smallest)}." if table.measured == "recall" else "."
+    return {
+        "sentence": sentence,
+        "note": note,
+        "columns": [n for n, _ in columns],
+        "rows": rows,
+        "counts": any(t is not None for t in table.train),
+        "tests": bool(tests),
+        "gains": table.gain is not None,
+        "measured": table.measured,
+        "meaning": _MEANINGS[table.measured],
+    }
+
+
+def _lead(verdict: Mapping[str, Any]) -> str:
+    difference, low, high = (number(verdict.get(k)) for k in ("difference", "low", "high"))
+    if difference is None or low is None or high is None:
+        return ""
+    if verdict.get("outcome") in ("better", "worse") and verdict.get("measure", "top1") == "top1":
+        images = round(1000 * abs(difference))
+        word = "more" if difference > 0 else "fewer"
+        return f"Of 1,000 new images of this kind, that is about {images} {word} named correctly." if images else ""
+    if verdict.get("outcome") not in ("better", "worse"):
+        return "This does not prove that the two are equal; a smaller difference may be there and stay unseen."
+    return ""
+
+
+def _plain_headline(badge: str, text: str, lead: str) -> dict[str, Any]:
+    return {"badge": badge, "symbol": "", "text": text, "rest": "", "lead": lead, "scope": ""}
+
+
+def _progress(record: RunRecord) -> str:
+    if not record.history:
+        return "Nothing was trained yet."
+    last = record.history[-1]
+    of = f" of {int(last['epochs'])}" if number(last.get("epochs")) else ""
+    return f"Last entry: {wording.clean(last.get('member'))}, epoch {int(last['epoch']) + 1}{of}."

@@ -1,0 +1,370 @@
+"""How results look in a terminal. No torch."""
+
+from __future__ import annotations
+
+import csv
+import json
+import statistics
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sapling.data.layout import printable
+from sapling.errors import SaplingError, UsageError, nearest
+from sapling.record import atomic_file
+from sapling.screen import duration, file_size
+
+FEW_MODELS, MOST_MODELS = 20, 100
+
+if TYPE_CHECKING:
+    from sapling.data.cache import Entry
+    from sapling.data.card import Card
+    from sapling.deploy.predict import Prediction
+    from sapling.workflows.distill import RunResult
+
+
+_PART_NAMES = {"train": "train", "val": "validation", "test": "test", "none": "in no part"}
+_EXAMPLES = 5
+
+
+def _console() -> Any:
+    from rich.console import Console
+
+    # a pipe gets whole lines, a person gets the width of the window
+    return Console(highlight=False, width=None if sys.stdout.isatty() else 120)
+
+
+def _table(*columns: tuple[str, str]) -> Any:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name, justify in columns:
+        table.add_column(name, justify=justify)  # type: ignore[arg-type]
+    return table
+
+
+def print_result(result: RunResult) -> None:
+    """Verdict, table of teacher, control and distilled student, and where things are."""
+    from rich.text import Text
+
+    results, console = result.results, _console()
+    console.print()
+    if result.statement:
+        console.print(Text(result.statement, style="bold"))
+        console.print(Text(str(results["comparison"]["verdict"]["scope"]), style="dim"))
+    score = ("mAP" if results.get("multi_label") else "top-1", "right")
+    table = _table(("", "left"), score, ("macro F1", "right"), ("parameters", "right"), ("MACs", "right"))
+    if results.get("teacher"):
+        t = results["teacher"]
+        table.add_row(Text(f"teacher {t['model']}"), *_scores([t]), *_size(t))
+    arms: dict[str, list[Any]] = {}
+    for member in results["members"]:
+        arms.setdefault(member["arm"], []).append(member)
+    student = str(results["manifest"]["student"]).removeprefix("sapling_")
+    for arm, members in arms.items():
+        label = {"control": f"{student} alone (control)", "model": student}.get(arm, f"{student} with {arm}")
+        table.add_row(Text(label), *_scores(members), *_size(members[0]))
+    console.print(table)
+    for warning in results.get("warnings", []):
+        console.print(Text(f"note: {warning}", style="yellow"))
+    onnx = results.get("deploy", {}).get("onnx")
+    shipped = results["shipped"]
+    folder = result.folder
+    console.print(Text(f"student   {folder / 'student'}  ({shipped['member']}: {shipped['reason']})"), soft_wrap=True)
+    if onnx:
+        console.print(Text(f"onnx      {folder / 'student' / 'model.onnx'}  ({_onnx(onnx)})"), soft_wrap=True)
+    console.print(Text(f"report    {folder / 'report.html'}"), soft_wrap=True)
+
+
+def _scores(entries: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
+    cells = []
+    for key in ("map" if "map" in entries[0]["test"] else "top1", "macro_f1"):
+        values = [100 * float(e["test"][key]) for e in entries]
+        spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
+        cells.append(f"{statistics.mean(values):.2f} %{spread}")
+    return cells[0], cells[1]
+
+
+def _size(entry: Mapping[str, Any]) -> tuple[str, str]:
+    return f"{entry['parameters']:,}", f"{entry['macs'] / 1e6:,.1f} M"
+
+
+def _onnx(onnx: Mapping[str, Any]) -> str:
+    one = onnx["latency_ms"]["1"]["p50"]
+    return (
+        f"{file_size(onnx['bytes'])}, {one:.2f} ms an image on {onnx['threads']} threads, "
+        f"logits within {onnx['max_abs_logit_difference']:.0e} of torch on {onnx['images']} images"
+    )
+
+
+def export_lines(result: Mapping[str, Any]) -> str:
+    """What ``sapling export`` prints."""
+    return f"{result['path']}  ({_onnx(result)})"
+
+
+def metrics_table(result: Mapping[str, Any]) -> None:
+    """What ``sapling evaluate`` prints."""
+    from rich.text import Text
+
+    table = _table(("measure", "left"), (f"{result['split']} ({result['num_images']} images)", "right"))
+    for key, label in (
+        ("map", "mean average precision"),
+        ("auc", "mean area under the ROC curve"),
+        ("micro_f1", "micro F1"),
+        ("same_labels", "images with exactly the right labels"),
+        ("top1", "top-1 accuracy"),
+        ("top5", "top-5 accuracy"),
+        ("macro_f1", "macro F1"),
+        ("macro_precision", "macro precision"),
+        ("macro_recall", "macro recall"),
+        ("ece", "calibration error (ECE)"),
+    ):
+        if result.get(key) is not None:
+            table.add_row(label, f"{100 * result[key]:.2f} %")
+    for key, label in (("nll", "negative log-likelihood"), ("bce", "binary cross-entropy")):
+        if key in result:
+            table.add_row(label, f"{result[key]:.4f}")
+    console = _console()
+    console.print(Text(str(result["model"])))
+    console.print(table)
+    for warning in result["warnings"]:
+        console.print(Text(f"note: {warning}", style="yellow"))
+
+
+def print_plan(plan: Mapping[str, Any]) -> None:
+    """What ``--dry-run`` prints."""
+    from rich.text import Text
+
+    table = _table(("plan", "left"), ("", "left"))
+    d, m = plan["data"], plan["machine"]
+    images = f"{d['train']:,} train, {d['val']:,} validation, {d['test']:,} test"
+    table.add_row("data", Text(f"{d['classes']} classes; {images}; {d['img_size']} px, views {d['views']}"))
+    for role in ("teacher", "student"):
+        if role in plan:
+            card = plan[role]
+            epochs = card.get("epochs", plan["epochs"])
+            training = f"trained for {epochs} epochs" if epochs else "given"
+            sizes = f"{card['parameters']:,} parameters, {card['macs'] / 1e6:,.1f} M MACs"
+            table.add_row(role, Text(f"{card['model']}: {sizes}, {training}"))
+    if "method" in plan:
+        options = ", ".join(f"{k} {v}" for k, v in plan["method"].items() if k != "name")
+        table.add_row("method", Text(f"{plan['method']['name']} {options}".strip()))
+    runs = f"{plan['seeds']} seeds, control and student each" if "teacher" in plan else "1 seed"
+    table.add_row("training", f"{runs}; batch {plan['batch_size']}")
+    table.add_row("machine", f"{m['device']}, {m['precision']}, {m['threads']} threads")
+    table.add_row("folder", Text(str(plan["folder"])))
+    table.add_row("time", f"about {duration(plan['estimated_seconds'])}")
+    _console().print(table)
+
+
+def print_card(card: Card, page: Path) -> None:
+    """What ``sapling inspect`` prints: the counts, the findings, the page."""
+    from rich.text import Text
+
+    console = _console()
+    table = _table((printable(card.name), "left"), ("", "left"))
+    totals = [f"{sum(counts):,} {_PART_NAMES[part]}" for part, counts in card.counts.items() if sum(counts)]
+    table.add_row("images", Text(f"{card.num_images:,} of {len(card.classes)} classes: {', '.join(totals)}"))
+    if card.imbalance is not None:
+        table.add_row("balance", f"{card.imbalance:.3g} : 1, largest to smallest class (training images)")
+    if card.sizes is not None:
+        s, first = card.sizes, card.sizes.common[0]
+        most = f"; most often {first[0]} x {first[1]}" if s.num_different > 1 else ""
+        sides = f"short side {s.short_side.smallest} / {s.short_side.median:.0f} / {s.short_side.largest}"
+        table.add_row("pixels", f"{sides} (smallest / median / largest){most}")
+    for label, found in (("formats", card.formats), ("modes", card.modes)):
+        table.add_row(label, Text(", ".join(f"{name} {count:,}" for name, count in found.items())))
+    if card.channels is not None:
+        means, spreads = (" ".join(f"{v:.3f}" for v in values) for values in (card.channels.mean, card.channels.std))
+        table.add_row("channels", f"mean {means}, standard deviation {spreads}")
+    d = card.duplicates
+    table.add_row(
+        "copies",
+        f"{d.num_exact:,} exact pairs, {d.num_near:,} near; {d.num_crossing:,} across splits, "
+        f"{d.num_conflicting:,} with two labels",
+    )
+    table.add_row("broken", f"{len(card.broken):,}; {len(card.wrong_suffixes):,} with a wrong ending")
+    console.print(table)
+    for finding in card.findings:
+        style = {"leak": "bold red", "error": "bold red", "warning": "yellow"}.get(finding.severity, "dim")
+        console.print(Text.assemble((f"{finding.severity:<8}", style), printable(finding.text)), soft_wrap=True)
+        shown = finding.examples[:_EXAMPLES] if finding.severity != "note" else ()
+        for example in shown:
+            console.print(Text(f"          {printable(example)}", style="dim"), soft_wrap=True)
+        if shown and len(finding.examples) > len(shown):
+            console.print(Text("          .. (more on the page)", style="dim"))
+        if finding.remedy:
+            console.print(Text(f"        > {printable(finding.remedy)}"), soft_wrap=True)
+    if not card.findings:
+        console.print(Text("Nothing wrong was found.", style="green"))
+    console.print()
+    for what, command in card.commands:
+        console.print(Text(f"{what}: {printable(command)}"), soft_wrap=True)
+    console.print(Text(f"page      {page}  ({card.seconds:.0f} s)"), soft_wrap=True)
+
+
+def print_predictions(predictions: Sequence[Prediction], *, as_json: bool, output: str | None) -> None:
+    """One line per image: path, then class and probability, tab-separated; or JSON; or a CSV file.
+
+    Of several labels per image the line holds those that are given, ``a;b``, and their probabilities.
+    """
+    rows: list[dict[str, Any]] = [
+        {
+            "path": str(p.path),
+            "error": p.error,
+            **({} if p.labels is None else {"labels": list(p.labels)}),
+            "classes": [{"class": n, "probability": q} for n, q in p.classes],
+        }
+        for p in predictions
+    ]
+    several = any(p.labels is not None for p in predictions)
+    failed = [r for r in rows if r["error"]]
+    if output is not None:
+        with atomic_file(Path(output)) as file:
+            writer = csv.writer(file)
+            if several:
+                writer.writerow(["image", "label", "probability"])
+                writer.writerows([row["path"], *_given(row, 6)] for row in rows if not row["error"])
+            else:
+                writer.writerow(["image", "rank", "class", "probability"])
+            for row in rows if not several else ():
+                for rank, c in enumerate(row["classes"], 1):
+                    writer.writerow([row["path"], rank, c["class"], f"{c['probability']:.6f}"])
+        print(f"{len(rows) - len(failed)} images -> {output}")
+    elif as_json:
+        print(json.dumps(rows, ensure_ascii=False))
+    else:
+        for row in rows:
+            if not row["error"]:
+                cells = [f"{printable(c['class'])}\t{c['probability']:.3f}" for c in row["classes"]]
+                if several:
+                    cells = [printable(cell) for cell in _given(row, 3)]
+                print("\t".join([printable(row["path"]), *cells]))
+    for row in failed:
+        print(f"error: {printable(row['path'])}: {row['error']}", file=sys.stderr)
+    if failed:
+        raise SaplingError(f"{len(failed)} of {len(rows)} images could not be read")
+
+
+def _given(row: Mapping[str, Any], digits: int) -> tuple[str, str]:
+    """The labels that are given to an image, and their probabilities, each list in one cell."""
+    chosen = row["classes"][: len(row["labels"])]
+    return ";".join(c["class"] for c in chosen), ";".join(f"{c['probability']:.{digits}f}" for c in chosen)
+
+
+def print_cache(entries: Sequence[Entry], folder: Path) -> None:
+    """What ``sapling cache list`` prints."""
+    from rich.text import Text
+
+    columns = (("name", "left"), ("images", "right"), ("px", "right"), ("MB", "right"))
+    table = _table(*columns, ("made", "left"), ("last used", "left"), ("images from", "left"))
+    for entry in entries:
+        name = entry.name if entry.kind == "store" else f"{entry.name} ({entry.kind})"
+        source = "" if entry.source is None else printable(entry.source)
+        source += " (gone)" if entry.source_exists is False else ""
+        made, used = ((when or "").partition("T")[0] for when in (entry.created, entry.last_used))
+        counts = (f"{n:,}" if n is not None else "" for n in (entry.images, entry.pixels))
+        table.add_row(*(Text(cell) for cell in (name, *counts, megabytes(entry.num_bytes), made, used, source)))
+    console = _console()
+    if entries:
+        console.print(table)
+    total = megabytes(sum(entry.num_bytes for entry in entries))
+    console.print(Text(f"{len(entries)} in {folder}, {total} MB" if entries else f"nothing is in {folder}"))
+
+
+def megabytes(count: int) -> str:
+    """``12.3`` of a number of bytes."""
+    return f"{count / 1e6:,.1f}"
+
+
+def show_methods(name: str | None, *, as_json: bool) -> None:
+    """List all methods, or explain one."""
+    from rich.text import Text
+
+    from sapling.methods import catalogue
+
+    entries = catalogue()
+    if name is not None and name not in entries:
+        raise UsageError(f"no method is named {name!r}", allowed=", ".join(entries), remedy=nearest(name, entries))
+    if as_json:
+        print(json.dumps(entries[name] if name else list(entries.values()), ensure_ascii=False))
+        return
+    console = _console()
+    if name is None:
+        table = _table(("method", "left"), ("family", "left"), ("year", "left"), ("what it is", "left"))
+        for e in entries.values():
+            table.add_row(*(Text(str(v)) for v in (e["name"], e["family"], e.get("year") or "", e["title"])))
+        console.print(table)
+        console.print(Text("sapling methods NAME explains one: formula, paper, settings."))
+        return
+    e = entries[name]
+    console.print(Text(f"{e['name']}: {e['title']}", style="bold"))
+    for label in ("summary", "formula", "paper", "defaults", "departures"):
+        if e.get(label):
+            console.print(Text.assemble((f"{label}  ", "dim"), str(e[label])))
+    table = _table(("setting", "left"), ("default", "left"), ("meaning", "left"))
+    for field, schema in e["fields"].items():
+        default = e["default_weights"] if field == "weights" else schema.get("default")
+        table.add_row(*(Text(str(v)) for v in (field, default, schema.get("description", ""))))
+    console.print(table)
+
+
+def show_datasets(*, as_json: bool) -> None:
+    """The named public data sets: a table, or JSON with licence, citation and where each lies."""
+    from sapling.data.named import named_sets
+
+    sets = named_sets().values()
+    if as_json:
+        keys = ("name", "title", "images", "classes", "mb", "licence", "citation", "note", "address", "extra")
+        found = [{**{k: getattr(s, k) for k in keys}, "folder": str(s.home), "is_here": s.is_here} for s in sets]
+        print(json.dumps(found, ensure_ascii=False))
+        return
+    columns = (("name", "left"), ("images", "right"), ("classes", "right"), ("MB", "right"), ("licence", "left"))
+    table = _table(*columns, ("needs", "left"), ("what it shows", "left"))
+    for s in sets:
+        needs = "" if s.is_here else "by hand" if s.loader == "hand" else f"extra {s.extra}" if s.extra else "network"
+        table.add_row(s.name, f"{s.images:,}", str(s.classes), f"{s.mb:,}", s.licence, needs or "is here", s.title)
+    _console().print(table)
+    print("and digits, which needs no download. Licence and citation of each: sapling datasets --json")
+
+
+def show_models(pattern: str, *, sizes: bool, as_json: bool) -> None:
+    """Names that fit a pattern, one per line; with their costs for few of them on a terminal, or where asked for."""
+    from sapling.models.create import list_models
+
+    found = list_models(pattern)
+    if not found:
+        stems = {name.rstrip("0123456789").partition("_")[0] for name in list_models()}
+        hint = nearest(pattern.strip("*?"), stems, count=3)
+        raise UsageError(f"no model fits {pattern!r}", remedy=hint or "sapling models")
+    sizes = sizes or (sys.stdout.isatty() and len(found) <= FEW_MODELS)
+    if not sizes:
+        print(json.dumps(found) if as_json else "\n".join(found))
+        return
+    if len(found) > MOST_MODELS:
+        raise UsageError(
+            f"{len(found)} models fit {pattern!r}: their sizes are counted one by one",
+            allowed=f"a pattern that fits {MOST_MODELS} or fewer",
+            remedy="sapling models 'resnet18*' --sizes",
+        )
+    from sapling.models.catalogue import describe_model
+
+    cards = [describe_model(name) for name in found]
+    if as_json:
+        print(json.dumps([card.as_dict() for card in cards]))
+        return
+    from rich.text import Text
+
+    table = _table(("", "left"), ("parameters", "right"), ("MACs", "right"), ("at px", "right"))
+    for title in ("published weights", "licence"):
+        table.add_column(title)
+    for column in table.columns:
+        column.overflow = "fold"  # nothing is cut off: names are there to be copied
+    for card in cards:
+        cost = [f"{value:,}" if value is not None else "?" for value in (card.parameters, card.macs)]
+        shown = ", ".join(card.weights[:3]) + (f" +{len(card.weights) - 3}" if len(card.weights) > 3 else "")
+        licence = card.licence or "not stated" if card.weights else ""
+        table.add_row(Text(card.name), *cost, str(card.img_size), Text(shown or "none"), Text(licence))
+    _console().print(table)

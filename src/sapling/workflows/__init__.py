@@ -1,0 +1,1 @@
+"""Whole jobs: they put engine, evaluation, deploy and report together into one run."""

@@ -1,0 +1,345 @@
+"""From a folder of images to a distilled student, the same student trained alone, and the verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sapling import methods
+from sapling.config import RunConfig, build
+from sapling.data.loader import Dataset
+from sapling.errors import UsageError
+from sapling.models.create import count_macs, count_parameters, resolve_name
+from sapling.record import FORMAT, Run, command_line, environment, now, run_folder
+from sapling.report.page import write_report
+from sapling.screen import Screen, duration
+from sapling.workflows import scores
+from sapling.workflows.dataset import data_warnings, open_checked, write_data_card
+from sapling.workflows.gate import refuse_replaced, warnings_about
+from sapling.workflows.passes import (
+    Machine,
+    batch_size_for,
+    check_names,
+    data_sizes,
+    epochs_for,
+    groups_of,
+    load_trained,
+    make_member,
+    measure_test,
+    member_record,
+    optim_settings,
+    prepare_machine,
+    ship_member,
+    train_members,
+)
+from sapling.workflows.ship import deploy
+from sapling.workflows.teacher import CheckedTeacher, get_teacher
+
+CONTROL = "control"
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """A finished run.
+
+    Attributes:
+        folder: the run folder.
+        results: the content of ``results.json``.
+    """
+
+    folder: Path
+    results: Mapping[str, Any]
+
+    @property
+    def statement(self) -> str:
+        """The verdict in one sentence; empty for plain training."""
+        return str(self.results.get("comparison", {}).get("verdict", {}).get("statement", ""))
+
+
+def distill(config: RunConfig | None = None, *, screen: Screen | None = None, **blocks: Any) -> RunResult:
+    """Distil a student and say what that was worth.
+
+    The same student is trained with and without the teacher, on the same batches, once per seed; the test split
+    is opened once, at the end.
+
+    Args:
+        config: all settings; or give blocks.
+        screen: where progress is shown; quiet by default.
+        blocks: ``data``, ``teacher``, ``student``, ``method``, ``train``, .. each a dict or its short form:
+            ``distill(data="photos.zip", teacher="resnet18", student="cnn3", method="kd", train={"num_seeds": 3})``.
+
+    Returns:
+        Folder and results; a run that is finished is read, not repeated.
+
+    Raises:
+        UsageError: settings, data or models cannot be used.
+        GateError: the teacher is no good.
+        TrainingError: a loss is not finite.
+    """
+    config, screen = settled(config, blocks), screen or Screen(quiet=True)
+    if config.method.name == "none":
+        raise UsageError(
+            "method 'none' is the control, which every run trains anyway",
+            allowed=", ".join(n for n in methods.names() if n != "none"),
+            remedy="sapling train DATA --model cnn3 trains a student alone",
+        )
+    check_names(config, "distill")
+    with Run(run_folder(config, "distill"), config, task="distill") as run:
+        run.say = screen.say
+        refuse_replaced(run)
+        if not run.is_finished:
+            _work(run, screen)
+        elif not run.path("report.html").exists():
+            write_report(run.folder)
+        return RunResult(run.folder, run.results())
+
+
+def settled(config: RunConfig | None, blocks: dict[str, Any]) -> RunConfig:
+    """The settings of a call: a ``RunConfig``, or blocks, but not both."""
+    if config is None:
+        return build(blocks)
+    if blocks or not isinstance(config, RunConfig):
+        raise UsageError(
+            "settings are given twice" if blocks else f"{config!r} is no RunConfig",
+            allowed='a RunConfig, or blocks such as data="photos.zip", method="kd"',
+        )
+    return config
+
+
+def _work(run: Run, screen: Screen) -> None:
+    config = run.config
+    run.log(f"data: reading {config.data.source}")
+    data = open_checked(config, screen, run)
+    machine = prepare_machine(config, run)
+    write_data_card(run, data)
+    sizes = data_sizes(data)
+    run.log(
+        f"data: {data.num_classes} classes; {sizes['train']} train, {sizes['val']} validation, {sizes['test']} test "
+        f"images at {data.img_size} px; {machine.precision} on {machine.device}, {machine.threads} threads"
+    )
+    teacher = get_teacher(run, data, machine, screen)
+    epochs = epochs_for(config, data)
+    for seed in range(config.train.seed, config.train.seed + config.train.num_seeds):
+        _seed_pass(run, data, machine, teacher, seed, epochs, screen)
+    results = _judge(run, data, machine, teacher, epochs, screen)
+    results["cost"] = _cost(results, run)
+    results["created"] = run.started()
+    results["finished"] = now()
+    run.finish(results)
+    write_report(run.folder)
+    run.note(f"verdict: {results['comparison']['verdict']['statement']}")
+
+
+def member_names(config: RunConfig, seed: int) -> tuple[str, str]:
+    """Names of control and distilled student of a seed."""
+    return f"{CONTROL}-s{seed}", f"{Path(config.method.name).stem}-s{seed}"
+
+
+def _seed_pass(
+    run: Run,
+    data: Dataset,
+    machine: Machine,
+    teacher: CheckedTeacher,
+    seed: int,
+    epochs: int,
+    screen: Screen,
+) -> None:
+    config = run.config
+    control_name, method_name = member_names(config, seed)
+    if member_record(run, control_name) and member_record(run, method_name):
+        return
+    architecture = resolve_name(config.student.model)
+    optim = optim_settings(config, data, epochs=epochs, pretrained=config.student.pretrained)
+    live = teacher.live(machine, methods.taps(config.method.name, **config.method.options).teacher)
+    arms: list[tuple[str, str, str, dict[str, Any]]] = [
+        (control_name, CONTROL, "none", {}),
+        (method_name, Path(config.method.name).stem, config.method.name, config.method.options),
+    ]
+    members = [
+        make_member(
+            data,
+            name=name,
+            arm=arm,
+            seed=seed,
+            architecture=architecture,
+            pretrained=config.student.pretrained,
+            method=method,
+            options=options,
+            optim=optim,
+            teacher=live,
+            ema_decay=config.train.ema_decay,
+            imbalance=(config.train.imbalance, config.train.imbalance_power),
+            freeze_backbone=config.student.freeze_backbone,
+        )
+        for name, arm, method, options in arms
+    ]
+    run.log(f"seed {seed}: training {' and '.join(m.name for m in members)}, {epochs} epochs")
+    train_members(
+        run,
+        members,
+        data,
+        machine,
+        name=f"seed{seed}",
+        epochs=epochs,
+        architecture=architecture,
+        teacher=live,
+        screen=screen,
+    )
+    shown = [f"{m.name} {scores.shown((member_record(run, m.name) or {})['val'])}" for m in members]
+    run.log(f"seed {seed}: {', '.join(shown)} on validation")
+
+
+def _judge(
+    run: Run, data: Dataset, machine: Machine, teacher: CheckedTeacher, epochs: int, screen: Screen
+) -> dict[str, Any]:
+    """Choose what to ship on validation, open the test split, compare."""
+    config = run.config
+    arm = Path(config.method.name).stem
+    seeds = list(range(config.train.seed, config.train.seed + config.train.num_seeds))
+    records = {n: member_record(run, n) or {} for s in seeds for n in member_names(config, s)}
+    measure = scores.measure_of(config, data)
+    shipped = choose_to_ship(list(records.values()), arm, measure)
+    run.log("test: opening the test split")
+    teacher_logits, labels, teacher_test = measure_test(run, run.path("teacher"), data, machine)
+    members: list[dict[str, Any]] = []
+    answers: dict[str, list[NDArray[np.float32]]] = {CONTROL: [], arm: []}
+    for record in records.values():
+        folder = run.path("members", record["name"])
+        logits, _, test = measure_test(run, folder, data, machine)
+        answers[record["arm"]].append(logits)
+        loaded, _ = load_trained(folder)
+        size = loaded.preprocess
+        members.append(
+            {
+                **{k: record[k] for k in ("name", "arm", "seed", "val", "seconds")},
+                "test": test,
+                "parameters": count_parameters(loaded.model),
+                "macs": count_macs(loaded.model, (size.num_channels, size.img_size, size.img_size)),
+                "agreement": scores.agreement(logits, teacher_logits, multi_label=data.multi_label),
+            }
+        )
+    control, method = np.stack(answers[CONTROL]), np.stack(answers[arm])
+    groups, confidence = groups_of(data, "test"), config.evaluate.confidence
+    verdict, intervals = scores.judge_students(
+        control, method, labels, groups=groups, measure=measure, confidence=confidence
+    )
+    results: dict[str, Any] = {
+        "format": FORMAT,
+        "name": run.folder.name,
+        "sapling_version": environment()["sapling"],
+        "task": "distill",
+        "command": command_line(),
+        "manifest": manifest(run, data, machine, epochs, seeds, records),
+        "classes": list(data.classes),
+        **({"multi_label": True} if data.multi_label else {}),
+        "teacher": {**teacher.card, "test": teacher_test},
+        "members": members,
+        "comparison": {
+            "measure": measure,
+            "verdict": verdict.as_dict(),
+            "intervals": {name: interval.as_dict() for name, interval in intervals.items()},
+        },
+        "shipped": shipped,
+        "warnings": warnings_of(teacher.card, data),
+    }
+    ship_member(run, shipped["member"])
+    results["deploy"] = deploy(run, data, results)
+    return results
+
+
+def choose_to_ship(records: list[dict[str, Any]], arm: str, measure: str = "top1") -> dict[str, str]:
+    """The member to ship: the arm with the better mean on validation, its best seed there.
+
+    The test split has no say in it. A tie goes to the distilled student.
+    """
+
+    def score(record: dict[str, Any]) -> float:
+        return float(record["val"][measure])
+
+    means = {a: float(np.mean([score(r) for r in records if r["arm"] == a])) for a in (arm, CONTROL)}
+    chosen = arm if means[arm] >= means[CONTROL] else CONTROL
+    best = max((r for r in records if r["arm"] == chosen), key=score)
+    reason = (
+        f"of {arm} and {CONTROL} the one with the better mean on validation ({means[arm]:.1%} against "
+        f"{means[CONTROL]:.1%}; a tie goes to {arm}), there the best seed ({score(best):.1%})"
+    )
+    return {"member": best["name"], "arm": chosen, "reason": reason}
+
+
+def manifest(
+    run: Run,
+    data: Dataset,
+    machine: Machine,
+    epochs: int,
+    seeds: list[int],
+    records: Mapping[str, dict[str, Any]],
+) -> dict[str, Any]:
+    """The frozen terms of the comparison (evidence.md, the fair-comparison contract)."""
+    config, d = run.config, data
+    optim = optim_settings(config, data, epochs=epochs, pretrained=config.student.pretrained)
+    weights = [r["weights"] for r in records.values() if r["arm"] != CONTROL]
+    label_term = "bce" if d.multi_label else "ce"
+    return {
+        "student": resolve_name(config.student.model),
+        "teacher": config.teacher.model,
+        "method": config.method.name,
+        "method_config": config.method.options,
+        "weights": weights[0] if weights else {label_term: 1.0},
+        "seeds": seeds,
+        "epochs": epochs,
+        "steps_per_epoch": d.num_batches(batch_size_for(config, data)),
+        "batch_size": batch_size_for(config, data),
+        "optimizer": optim.optimizer,
+        "lr": optim.lr,
+        "weight_decay": optim.weight_decay,
+        "schedule": optim.schedule,
+        "warmup_epochs": config.train.warmup_epochs,
+        "ema_decay": config.train.ema_decay,
+        "imbalance": config.train.imbalance,
+        **({"imbalance_power": config.train.imbalance_power} if config.train.imbalance != "none" else {}),
+        "precision": machine.precision,
+        "device": machine.device,
+        "threads": machine.threads,
+        "views": d.views,
+        "view_options": dict(d.view_options),
+        "mix": asdict(d.mix) if d.mix.is_on else {},
+        "view_seed": d.view_seed,
+        "num_views": d.num_views,
+        "img_size": d.img_size,
+        "selection": "last epoch",
+        "tuning_trials": {CONTROL: 0, "method": 0},
+        "split": data_sizes(data),
+        "data": {"source": config.data.source, "fingerprint": d.store.fingerprint},
+        **({"bands": str(d.store.bands)} if d.store.bands is not None else {}),
+    }
+
+
+def warnings_of(card: Mapping[str, Any], data: Dataset) -> list[str]:
+    """What a reader must know before the figures."""
+    return [*warnings_about(card), *data_warnings(data)]
+
+
+def _cost(results: Mapping[str, Any], run: Run) -> dict[str, float]:
+    """Seconds of training, the teacher's part apart."""
+    students = sum(float(m["seconds"]) for m in results["members"])
+    shared = [
+        (member_record(run, m["name"]) or {}).get("pass_seconds", {}) for m in results["members"] if m["arm"] == CONTROL
+    ]
+    forward = sum(float(s.get("teacher", 0)) for s in shared)
+    shared.append((member_record(run, "teacher") or {}).get("pass_seconds", {}))
+    other = sum(float(s.get("data", 0)) + float(s.get("evaluation", 0)) for s in shared)
+    teacher = float(results["teacher"]["seconds"])
+    total = teacher + students + forward + other
+    run.log(f"cost: teacher {duration(teacher)}, its answers {duration(forward)}, students {duration(students)}")
+    return {
+        "teacher_seconds": round(teacher, 1),
+        "teacher_forward_seconds": round(forward, 1),
+        "student_seconds": round(students, 1),
+        "other_seconds": round(other, 1),
+        "total_seconds": round(total, 1),
+    }

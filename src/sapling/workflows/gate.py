@@ -1,0 +1,172 @@
+"""What the gate gets to see of a run: validation images, some training images, never the test split."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from sapling.config import RunConfig
+from sapling.data.loader import Dataset
+from sapling.errors import RunError
+from sapling.evaluation.metrics import classification_metrics
+from sapling.evaluation.soft_targets import SoftTargets, memorised, soft_targets
+from sapling.models.load import LoadedModel
+from sapling.models.save import CLASSES, CONFIG, WEIGHTS
+from sapling.models.tapped import TappedModel
+from sapling.record import Run, read_json
+from sapling.teachers.gate import Check, GateResult, check_answers, stop_if_failed
+from sapling.teachers.gate_labels import check_label_answers
+from sapling.teachers.preprocessing import NUM_IMAGES, PreprocessingResult, check_preprocessing
+from sapling.workflows.passes import Machine, is_given, logits_of
+from sapling.workflows.scores import shown
+
+NUM_TRAIN_IMAGES = 2000
+UNCHECKED = Check("preprocessing", True, "not looked at: that check needs one class per image")
+WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar")
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What was measured of a teacher.
+
+    Attributes:
+        gate: the checks.
+        metrics: all measures on validation.
+        train: its answers on (some of) the training images.
+        val: its answers on validation.
+        memorised: whether it knows its training images by heart.
+    """
+
+    gate: GateResult
+    metrics: dict[str, Any]
+    train: SoftTargets
+    val: SoftTargets
+    memorised: bool
+
+    def as_dict(self) -> dict[str, Any]:
+        """For ``card.json``."""
+        return {
+            "val": {**self.metrics, "entropy": self.val.entropy},
+            "train": self.train.as_dict(),
+            "memorised": self.memorised,
+            "gate": self.gate.as_dict(),
+        }
+
+
+def judge(loaded: LoadedModel, data: Dataset, config: RunConfig, machine: Machine, *, given: bool) -> Judgement:
+    """Run the teacher on validation and on up to 2,000 training images, and judge its answers.
+
+    Other ways to prepare images are tried only for a teacher that was given: one that was trained here was trained
+    with the very preprocessing that is on its card.
+
+    Raises:
+        GateError: it did not pass and ``teacher.accept_weak`` is not set.
+    """
+    model = TappedModel(loaded.model, loaded.preprocess, bands=data.store.bands).to(machine.device)
+    logits, labels = logits_of(model, data, "val", config, machine)
+    gate = check_label_answers(logits, labels) if data.multi_label else check_answers(logits, labels)
+    if given and gate.checks[0].passed:  # the answers are finite
+        gate = gate.joined(UNCHECKED if data.multi_label else _preprocessing(loaded, data, machine).check)
+    gate = stop_if_failed(gate, accept_weak=config.teacher.accept_weak, where=f"teacher {config.teacher.model}")
+    metrics = classification_metrics(logits, labels, data.num_classes)
+    on_val = soft_targets(logits, labels)
+    on_train = soft_targets(*logits_of(model, some(data, "train", NUM_TRAIN_IMAGES), "train", config, machine))
+    return Judgement(gate, metrics, on_train, on_val, memorised(on_train, on_val))
+
+
+def some(data: Dataset, part: Literal["train", "val"], most: int) -> Dataset:
+    """``data`` with at most so many images in a part, drawn at random but always the same."""
+    chosen = data.split.part(part)
+    if len(chosen) <= most:
+        return data
+    chosen = np.sort(np.random.default_rng(0).choice(chosen, most, replace=False))
+    split = replace(data.split, train=chosen) if part == "train" else replace(data.split, val=chosen)
+    return replace(data, split=split)
+
+
+def _preprocessing(loaded: LoadedModel, data: Dataset, machine: Machine) -> PreprocessingResult:
+    few = some(data, "val", NUM_IMAGES)
+    images = torch.cat([b.images for b in few.eval_batches("val", batch_size=NUM_IMAGES, device=machine.device)])
+    order = np.random.default_rng(0).permutation(len(images))  # the first ones shall be of all classes
+    return check_preprocessing(
+        loaded.model,
+        loaded.preprocess,
+        images[torch.from_numpy(order).to(images.device)],
+        few.labels("val")[order],
+        bands=data.store.bands,
+        bf16=machine.bf16,
+    )
+
+
+def warnings_about(card: Mapping[str, Any]) -> list[str]:
+    """What a reader must know of a teacher, from its card."""
+    found = []
+    gate = card["gate"]
+    if gate["overridden"]:
+        failed = ", ".join(c["name"] for c in gate["checks"] if not c["passed"])
+        found.append(f"The teacher did not pass the gate ({failed}) and was accepted all the same.")
+    if card.get("memorised"):
+        train, val = card["train"], card["val"]
+        found.append(
+            f"The teacher knows its training images by heart: {shown(train)} right there, {shown(val)} on "
+            f"validation, and its answers are nearly one-hot there (entropy {train['entropy']:.3f} nats against "
+            f"{val['entropy']:.3f}), so they tell a student little more than the labels. Remedies: train the teacher "
+            "with mixup or stronger views, without label smoothing; or use symmetrised or cross-fitted soft targets."
+        )
+    return found
+
+
+def files_of(model: str) -> dict[str, str]:
+    """sha256 by name of the files that make a teacher given by path; empty for the hub, or where nothing is left."""
+    place = Path(model.removeprefix("local-dir:"))
+    if model.startswith("hf-hub:") or not place.exists():
+        return {}
+    folder = place.parent if place.is_file() else place
+    if place.is_dir() and not (place / CONFIG).is_file() and (place / "student").is_dir():
+        folder = place / "student"
+    files = [place if place.is_file() else folder / WEIGHTS]
+    if not files[0].is_file():
+        files = [p for p in folder.iterdir() if p.suffix.lower() in WEIGHT_SUFFIXES]
+    files += [folder / name for name in (CONFIG, CLASSES)]
+    return {p.name: _sha256(p) for p in sorted(files) if p.is_file()}
+
+
+def refuse_replaced(run: Run) -> None:
+    """Notice that the teacher of a run was replaced after the run had taken it.
+
+    Raises:
+        RunError: the file that was given is another one now, or the run's own copy is.
+    """
+    card_file = run.path("teacher", "card.json")
+    if not card_file.exists():
+        return
+    card, own = read_json(card_file), run.path("teacher", WEIGHTS)
+    if own.exists() and _sha256(own) != card.get("sha256"):
+        raise RunError(
+            "the run's own copy of the teacher was replaced: its weights are not those that the gate saw",
+            where=str(own),
+            remedy="put the old file back, or start again with another --output",
+        )
+    # A teacher that is gone is no harm: the run has its copy.
+    before, now = (
+        card.get("files") or {},
+        files_of(run.config.teacher.model) if is_given(run.config.teacher.model) else {},
+    )
+    changed = [name for name in before if name in now and now[name] != before[name]]
+    if changed:
+        raise RunError(
+            f"the teacher was replaced since this run took it: {', '.join(changed)} has another sha256",
+            where=run.config.teacher.model,
+            remedy="another --output starts a run with the new teacher; the old file brings this run back",
+        )
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,101 @@
+"""What a run would do and how long it would take, without doing it (``--dry-run``)."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import torch
+
+from sapling.config import RunConfig
+from sapling.engine.trainer import autocast
+from sapling.models.create import count_macs, count_parameters, create_model, resolve_name
+from sapling.record import run_folder
+from sapling.screen import Screen
+from sapling.workflows.dataset import check_bands, open_checked
+from sapling.workflows.networks import load_given
+from sapling.workflows.passes import (
+    Machine,
+    batch_size_for,
+    check_names,
+    data_sizes,
+    epochs_for,
+    is_given,
+    prepare_machine,
+)
+
+WARM_STEPS, TIMED_STEPS = 1, 3
+FIXED_SECONDS = 15
+
+
+def plan(config: RunConfig, *, task: str = "distill", screen: Screen | None = None) -> dict[str, Any]:
+    """Check settings, data and models as a run would, time a few steps on noise, and add up.
+
+    Nothing is written to the run folder (images are decoded into the cache, which a run needs anyway).
+
+    Returns:
+        ``data``, ``teacher``, ``student``, ``epochs``, ``seeds``, ``folder`` and ``estimated_seconds``.
+    """
+    screen = screen or Screen(quiet=True)
+    check_names(config, task)
+    student_name, given = resolve_name(config.student.model), is_given(config.teacher.model)
+    data = open_checked(config, screen, task=task)
+    machine = prepare_machine(config)
+    channels, shape = data.num_channels, (data.num_channels, data.img_size, data.img_size)
+    student = create_model(student_name, num_classes=data.num_classes, in_chans=channels, img_size=data.img_size)
+    epochs, seeds = epochs_for(config, data), config.train.num_seeds if task == "distill" else 1
+    steps = data.num_batches(batch_size_for(config, data))
+    batch = batch_size_for(config, data)
+    step_seconds = _time_step(student, shape, batch, machine, train=True)
+    result: dict[str, Any] = {
+        "folder": run_folder(config, task),
+        "data": {"classes": data.num_classes, "img_size": data.img_size, "views": data.views, **data_sizes(data)},
+        "machine": {"device": machine.device, "precision": machine.precision, "threads": machine.threads},
+        "student": _card(student_name, student, shape),
+        "epochs": epochs,
+        "batch_size": batch,
+        "seeds": seeds,
+    }
+    seconds = epochs * steps * seeds * step_seconds * (2 if task == "distill" else 1)
+    if task == "distill":
+        if given:
+            loaded = load_given(config.teacher, data)
+            check_bands(loaded.preprocess, data, where=config.teacher.model)
+            teacher, size = loaded.model, loaded.preprocess.img_size
+        else:
+            size = data.img_size
+            teacher = create_model(config.teacher.model, num_classes=data.num_classes, in_chans=channels, img_size=size)
+        shape = (channels, size, size)
+        result["teacher"] = _card(config.teacher.model, teacher, shape)
+        teacher_epochs = 0 if given else epochs_for(config, data, wanted=config.teacher.epochs)
+        result["teacher"]["epochs"] = teacher_epochs
+        if not given:
+            seconds += teacher_epochs * steps * _time_step(teacher, shape, batch, machine, train=True)
+        seconds += epochs * steps * seeds * _time_step(teacher, shape, batch, machine, train=False)
+        result["method"] = {"name": config.method.name, **config.method.options}
+    # evaluation after each epoch takes about a tenth; imports, test split, export and report a quarter of a minute
+    result["estimated_seconds"] = round(seconds * 1.1 + FIXED_SECONDS, 1)
+    return result
+
+
+def _card(name: str, model: torch.nn.Module, shape: tuple[int, ...]) -> dict[str, Any]:
+    return {"model": name, "parameters": count_parameters(model), "macs": count_macs(model, shape)}
+
+
+def _time_step(model: torch.nn.Module, shape: tuple[int, ...], batch: int, machine: Machine, *, train: bool) -> float:
+    """Median seconds of one step on noise: forward and backward, or forward alone."""
+    model = model.to(machine.device).to(memory_format=torch.channels_last).train(train)
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(batch, *shape, generator=generator).to(machine.device)
+    images = images.contiguous(memory_format=torch.channels_last)
+    taken = []
+    for _ in range(WARM_STEPS + TIMED_STEPS):
+        started = time.perf_counter()
+        with torch.set_grad_enabled(train), autocast(machine.device, bf16=machine.bf16):
+            logits = model(images)
+        if train:
+            logits.float().square().mean().backward()
+        if machine.device != "cpu":
+            torch.cuda.synchronize()
+        taken.append(time.perf_counter() - started)
+    return sorted(taken[WARM_STEPS:])[TIMED_STEPS // 2]

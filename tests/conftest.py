@@ -1,0 +1,78 @@
+"""What every test shares: a cache of its own, two threads at most, a small folder of images, one finished run."""
+
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import settings
+from PIL import Image
+
+# a busy machine must not fail a test: no deadline; the same examples every time
+settings.register_profile("sapling", deadline=None, derandomize=True)
+settings.load_profile("sapling")
+
+CLASSES = ("Linde & Söhne", "枫树", "<b>oak</b>")
+
+
+@pytest.fixture(autouse=True)
+def same_threads():
+    """A test that changes the number of threads changes no bit of another."""
+    before = torch_threads()
+    yield
+    if before is not None and torch_threads() != before:
+        sys.modules["torch"].set_num_threads(before)
+
+
+def torch_threads():
+    """Threads of torch, or None where it is not imported: many tests must do without."""
+    return sys.modules["torch"].get_num_threads() if "torch" in sys.modules else None
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory):
+    """Decoded images of the tests never land in the user's cache."""
+    before = os.environ.get("SAPLING_CACHE")
+    os.environ["SAPLING_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    yield
+    if before is None:
+        del os.environ["SAPLING_CACHE"]
+    else:
+        os.environ["SAPLING_CACHE"] = before
+
+
+def write_images(folder: Path, *, per_class: int = 30, size: int = 16, seed: int = 0) -> Path:
+    """Noisy squares whose colour tells the class."""
+    rng = np.random.default_rng(seed)
+    for number, name in enumerate(CLASSES):
+        (folder / name.replace("/", "∕")).mkdir(parents=True)
+        for k in range(per_class):
+            pixels = rng.integers(0, 120, (size, size, 3))
+            pixels[..., number] += 60
+            Image.fromarray(pixels.astype(np.uint8)).save(folder / name.replace("/", "∕") / f"{k}.png")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory):
+    """Folder of 3 classes with 30 images each; the names try to break HTML."""
+    return write_images(tmp_path_factory.mktemp("photos") / "photos")
+
+
+SMALL_RUN = {
+    "student": "cnn3",
+    "teacher": {"model": "cnn4", "epochs": 8},
+    "train": {"epochs": 3, "batch_size": 16, "num_seeds": 2, "precision": "fp32", "lr": 0.05, "threads": 2},
+    "deploy": {"parity_images": 8},
+}
+
+
+@pytest.fixture(scope="session")
+def finished_run(photos, tmp_path_factory):
+    """A whole run on ``photos``: cnn4 teaches cnn3, two seeds."""
+    from sapling import distill
+
+    return distill(
+        data={"source": str(photos), "img_size": 16}, output=tmp_path_factory.mktemp("run") / "r", **SMALL_RUN
+    )

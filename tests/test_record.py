@@ -1,0 +1,120 @@
+"""The run folder: nothing half-written, nothing foreign touched, one process at a time."""
+
+import json
+
+import pytest
+
+from sapling import config, record
+from sapling.errors import RunError, UsageError
+
+CONFIG = config.build({"data": "digits"})
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path):
+    path = tmp_path / "x.json"
+    record.write_json(path, {"a": 1})
+    with pytest.raises(RuntimeError), record.atomic_file(path) as file:
+        file.write("half")
+        raise RuntimeError
+    assert json.loads(path.read_text()) == {"a": 1}
+    assert [p.name for p in tmp_path.iterdir()] == ["x.json"]
+
+
+def test_nan_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="Out of range"):
+        record.write_json(tmp_path / "x.json", {"a": float("nan")})
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_is_an_error_and_keeps_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "x.json"
+    record.write_json(path, {"a": 1})
+
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(record.os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        record.write_json(path, {"a": 2})
+    assert json.loads(path.read_text()) == {"a": 1}
+    assert [p.name for p in tmp_path.iterdir()] == ["x.json"]
+
+
+def test_a_folder_where_nothing_was_trained_is_taken_over(tmp_path):
+    other = config.build({"data": "digits", "train": {"epochs": 3}})
+    for settings in (CONFIG, other, CONFIG):
+        with record.Run(tmp_path / "r", settings, task="distill") as run:
+            assert run.config is settings
+    assert record.free_folder(str(tmp_path / "r"), other, "distill") == str(tmp_path / "r")
+
+
+def test_folders_are_numbered_by_themselves(tmp_path):
+    base, other = str(tmp_path / "r"), config.build({"data": "digits", "train": {"epochs": 3}})
+    with record.Run(base, CONFIG, task="distill") as run:
+        run.path("members").mkdir()
+    assert record.free_folder(base, CONFIG, "distill") == base
+    assert record.free_folder(base, other, "distill") == base + "-2"
+    assert record.free_folder(base, CONFIG, "train") == base + "-2"
+
+
+def test_other_settings_are_refused_and_named(tmp_path):
+    with record.Run(tmp_path / "r", CONFIG, task="distill") as run:
+        run.path("members").mkdir()
+    other = config.build({"data": "digits", "train": {"epochs": 3}})
+    with (
+        pytest.raises(RunError, match=r"train\.epochs was None, is 3"),
+        record.Run(tmp_path / "r", other, task="distill"),
+    ):
+        pass
+    with pytest.raises(RunError, match="other settings"), record.Run(tmp_path / "r", CONFIG, task="train"):
+        pass
+    with record.Run(tmp_path / "r", CONFIG, task="distill") as run:
+        assert not run.is_finished
+
+
+def test_a_foreign_folder_is_not_touched(tmp_path):
+    (tmp_path / "thesis.docx").write_text("years of work")
+    with pytest.raises(UsageError, match="holds other files"), record.Run(tmp_path, CONFIG, task="distill"):
+        pass
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.docx"]
+
+
+def test_a_file_as_output_is_refused(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("x")
+    with pytest.raises(UsageError, match="is a file"), record.Run(path, CONFIG, task="distill"):
+        pass
+
+
+def test_two_processes_cannot_share_a_run(tmp_path):
+    with (
+        record.Run(tmp_path / "r", CONFIG, task="distill"),
+        pytest.raises(RunError, match="another process"),
+        record.Run(tmp_path / "r", CONFIG, task="distill"),
+    ):
+        pass
+    with record.Run(tmp_path / "r", CONFIG, task="distill"):
+        pass  # free again
+
+
+def test_metrics_of_a_resumed_pass_are_written_once(tmp_path):
+    with record.Run(tmp_path / "r", CONFIG, task="distill") as run:
+        run.add_metrics([{"pass": p, "epoch": e} for e in range(3) for p in ("seed0", "seed1")])
+        with run.path("metrics.jsonl").open("a") as file:
+            file.write('{"pass": "seed0", "ep')  # killed while writing
+        run.drop_metrics("seed0", from_epoch=1)
+        rows = [json.loads(line) for line in run.path("metrics.jsonl").read_text().splitlines()]
+    assert sorted((r["pass"], r["epoch"]) for r in rows) == [
+        ("seed0", 0),
+        ("seed1", 0),
+        ("seed1", 1),
+        ("seed1", 2),
+    ]
+
+
+def test_damaged_files_are_named(tmp_path):
+    (tmp_path / "results.json").write_text("{")
+    with pytest.raises(RunError, match=r"results\.json"):
+        record.read_json(tmp_path / "results.json")
+    with pytest.raises(UsageError, match="no run is here"):
+        record.load_run_config(tmp_path)
