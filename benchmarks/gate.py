@@ -269,9 +269,11 @@ def main() -> None:
     """Train, judge, write."""
     seed = int(sys.argv[1]) if len(sys.argv) > 1 else 0
     data = {name: load(name) for name in ("digits", "eurosat", "aid")}
-    rows: dict[str, list[dict[str, Any]]] = {"good": [], "memorised": []}
+    rows = kept(seed)
     for group, recipes in (("good", GOOD), ("memorised", MEMORISED)):
         for recipe in recipes:
+            if any(asdict(recipe) == row["recipe"] for row in rows[group]):
+                continue  # a later call goes on where an earlier one stopped
             row = study(recipe, data, seed, plant=group == "good")
             rows[group].append(row)
             print(
@@ -286,11 +288,22 @@ def main() -> None:
             write(seed, rows)
 
 
+def target_of(seed: int) -> Path:
+    """Where the figures of a seed are kept."""
+    return HERE / "results" / ("gate.json" if seed == 0 else f"gate_seed{seed}.json")
+
+
+def kept(seed: int) -> dict[str, list[dict[str, Any]]]:
+    """The rows that are there already."""
+    target = target_of(seed)
+    found = json.loads(target.read_text(encoding="utf-8")) if target.exists() else {}
+    return {group: found.get(group, []) for group in ("good", "memorised")}
+
+
 def write(seed: int, rows: dict[str, Any]) -> None:
     """Keep what is known so far."""
     result = {"seed": seed, **rows, "environment": environment()}
-    target = HERE / "results" / ("gate.json" if seed == 0 else f"gate_seed{seed}.json")
-    target.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    target_of(seed).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

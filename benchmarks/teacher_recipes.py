@@ -1,0 +1,199 @@
+"""Claim: a teacher recipe is judged by the student it teaches, on the dev split; test is never opened.
+
+    python benchmarks/teacher_recipes.py FOLDER [IMG_SIZE] [RECIPE[:SEED] ..]
+
+AID (100 images of each of 30 classes), 1,800 to train, 600 for dev, 600 for test, which stay closed. For each recipe
+and seed a ResNet-18 is trained from scratch; then one pass trains cnn3 alone and with several methods, on the same
+batches. ``NAME*3`` is the mean of the logits of that recipe's three teachers. Results are kept in FOLDER after each
+step, so that a later call goes on; ``results/teacher_recipes.json`` collects them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sapling.config import RunConfig, build
+from sapling.data.loader import Dataset, load_data
+from sapling.engine.trainer import Member, PassSettings, fit
+from sapling.evaluation.metrics import classification_metrics
+from sapling.evaluation.soft_targets import soft_targets
+from sapling.models.load import load_model, save_model
+from sapling.models.tapped import TappedModel
+from sapling.record import environment, write_json
+from sapling.teachers.live import LiveTeacher
+from sapling.types import Batch, Outputs
+from sapling.workflows.gate import NUM_TRAIN_IMAGES, some
+from sapling.workflows.passes import (
+    TEACHER_STREAM,
+    Machine,
+    logits_of,
+    make_member,
+    optim_settings,
+    prepare_machine,
+)
+
+HERE = Path(__file__).parent
+TEACHER, STUDENT, STUDENT_EPOCHS = "resnet18", "sapling_cnn3", 40
+RECIPES: dict[str, dict[str, Any]] = {
+    "plain": {"epochs": 60},
+    "plain_long": {"epochs": 120},
+    "mixed": {"epochs": 120, "mixup": 0.8, "cutmix": 1.0, "ema_decay": 0.999},
+    "strong": {"epochs": 120, "views": "aerial_strong", "ema_decay": 0.999},
+    "half_mixed": {"epochs": 120, "mixup": 0.8, "cutmix": 1.0, "mix_share": 0.5, "ema_decay": 0.999},
+}
+METHODS: dict[str, tuple[str, dict[str, Any]]] = {
+    "kd": ("kd", {}),
+    "kd_t2": ("kd", {"temperature": 2}),
+    "kd_z": ("kd", {"temperature": 2, "standardize": True, "weights": {"ce": 0.1, "kd": 9}}),
+    "dist": ("dist", {}),
+    "dkd": ("dkd", {}),
+}
+
+
+class Mean:
+    """Several teachers whose answer is the mean of their logits."""
+
+    def __init__(self, teachers: list[LiveTeacher]) -> None:
+        self.teachers = teachers
+        self.shapes, self.card, self.taps_without_activation = teachers[0].shapes, None, ()
+
+    def outputs(self, batch: Batch) -> Outputs:
+        """Logits ``[B,K]`` alone."""
+        return Outputs(torch.stack([t.outputs(batch).logits for t in self.teachers]).mean(0))
+
+
+def settings(img_size: int) -> RunConfig:
+    """What teachers and students share."""
+    source = f"{os.environ['SAPLING_TEST_DATA']}/aid_100.zip"
+    shares = {"val_share": 0.2, "test_share": 0.2}
+    return build({"data": {"source": source, "img_size": img_size, "views": "aerial", **shares}})
+
+
+def opened(config: RunConfig) -> Dataset:
+    """The data of the settings."""
+    d = config.data
+    return load_data(d.source, img_size=d.img_size, views=d.views, val_share=d.val_share, test_share=d.test_share)
+
+
+def train(
+    members: list[Member], data: Dataset, config: RunConfig, machine: Machine, epochs: int, teacher: Any = None
+) -> dict[str, float]:
+    """One pass at batch size 64."""
+    pass_settings = PassSettings("pass", epochs, 64, members[0].seed, machine.device, machine.bf16, True)
+    return fit(members, data, pass_settings, teacher=teacher)
+
+
+def measured(model: TappedModel, data: Dataset, config: RunConfig, machine: Machine) -> dict[str, Any]:
+    """Its figures on dev, and its answers on training images."""
+    logits, labels = logits_of(model.eval(), data, "val", config, machine)
+    known = soft_targets(*logits_of(model, some(data, "train", NUM_TRAIN_IMAGES), "train", config, machine))
+    figures = classification_metrics(logits, labels, data.num_classes)
+    return {
+        **{k: figures[k] for k in ("top1", "macro_f1", "nll", "ece")},
+        "entropy": soft_targets(logits, labels).entropy,
+        "train": known.as_dict(),
+    }
+
+
+def train_teacher(
+    folder: Path, recipe: Mapping[str, Any], seed: int, data: Dataset, config: RunConfig, machine: Machine
+) -> dict[str, Any]:
+    """A teacher of a recipe, kept in ``folder``."""
+    seen = data.seen_as(views=recipe.get("views"), mixup=recipe.get("mixup"), cutmix=recipe.get("cutmix"))
+    if "mix_share" in recipe:
+        seen.mix = type(seen.mix)(seen.mix.mixup, seen.mix.cutmix, recipe["mix_share"])
+    member = make_member(
+        seen,
+        name="teacher",
+        arm="teacher",
+        seed=TEACHER_STREAM + seed,
+        architecture=TEACHER,
+        pretrained=False,
+        method="none",
+        options={},
+        optim=optim_settings(config, seen, epochs=recipe["epochs"], pretrained=False),
+        ema_decay=recipe.get("ema_decay"),
+        imbalance=("none", 1.0),
+    )
+    clock = train([member], seen, config, machine, recipe["epochs"])
+    save_model(
+        folder,
+        member.student.model,
+        architecture=TEACHER,
+        classes=data.classes,
+        preprocess=member.student.preprocess,
+        multi_label=False,
+    )
+    return {**measured(member.student, data, config, machine), "seconds": round(sum(clock.values()), 1)}
+
+
+def teach(teacher: Any, seed: int, data: Dataset, config: RunConfig, machine: Machine) -> dict[str, Any]:
+    """Students of a teacher and their control, in one pass."""
+    arms = {"control": ("none", {}), **METHODS}
+    members = [
+        make_member(
+            data,
+            name=name,
+            arm=name,
+            seed=seed,
+            architecture=STUDENT,
+            pretrained=False,
+            method=method,
+            options=dict(options),
+            optim=optim_settings(config, data, epochs=STUDENT_EPOCHS, pretrained=False),
+            teacher=teacher,
+            imbalance=("none", 1.0),
+        )
+        for name, (method, options) in arms.items()
+    ]
+    train(members, data, config, machine, STUDENT_EPOCHS, teacher)
+    return {m.name: measured(m.student, data, config, machine) for m in members}
+
+
+def main() -> None:
+    """Go on where the last call stopped."""
+    folder, img_size = Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 64
+    config = settings(img_size)
+    data, machine = opened(config), prepare_machine(config)
+    for wanted in sys.argv[3:] or [f"{recipe}:{seed}" for seed in range(3) for recipe in RECIPES]:
+        name, _, seed_text = wanted.partition(":")
+        seed, started = int(seed_text or 0), time.perf_counter()
+        recipe, _, several = name.partition("*")
+        place = folder / f"{img_size}px" / f"{name.replace('*', 'x')}-s{seed}"
+        kept = place / "results.json"
+        if kept.exists():
+            continue
+        row: dict[str, Any] = {"recipe": name, "seed": seed, "img_size": img_size, "settings": RECIPES[recipe]}
+        numbers = range(int(several)) if several else [seed]
+        folders = [folder / f"{img_size}px" / f"{recipe}-s{n}" / "teacher" for n in numbers]
+        if not several and not (place / "teacher.json").exists():
+            write_json(place / "teacher.json", train_teacher(folders[0], RECIPES[recipe], seed, data, config, machine))
+        loaded = [load_model(f) for f in folders]
+        live = [
+            LiveTeacher(TappedModel(one.model, one.preprocess), device="cpu", bf16=machine.bf16, channels_last=True)
+            for one in loaded
+        ]
+        if not several:
+            row["teacher"] = json.loads((place / "teacher.json").read_text())
+            print(
+                f"{name}:{seed} teacher dev {row['teacher']['top1']:.3f}, train {row['teacher']['train']}", flush=True
+            )
+        row["students"] = teach(Mean(live) if several else live[0], seed, data, config, machine)
+        row["seconds"] = round(time.perf_counter() - started, 1)
+        write_json(kept, row)
+        shown = ", ".join(f"{k} {v['top1']:.3f}" for k, v in row["students"].items())
+        print(f"{name}:{seed} students {shown}; {row['seconds']} s", flush=True)
+    rows = [json.loads(p.read_text()) for p in sorted(folder.glob("*px/*/results.json"))]
+    write_json(HERE / "results" / "teacher_recipes.json", {"rows": rows, "environment": environment()})
+
+
+if __name__ == "__main__":
+    main()
