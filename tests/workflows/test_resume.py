@@ -16,19 +16,27 @@ CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["sapling.workflows.distill", "sapling.workflows.train"])
 
 
-def blocks(photos, output):
+# whatever draws random numbers or keeps something beside the weights
+RICH = {
+    "data": {"mixup": 0.8, "cutmix": 1.0, "mix_share": 0.7, "views": "photo", "num_views": 3},
+    "train": {"ema_decay": 0.9, "imbalance": "sampler"},
+}
+
+
+def blocks(photos, output, rich):
+    more = RICH if rich else {"data": {}, "train": {}}
     deploy = {"onnx": False}
-    train = {**SMALL_RUN["train"], "num_seeds": 1, "threads": 1}
+    train = {**SMALL_RUN["train"], "num_seeds": 1, "threads": 1, **more["train"]}
     return {
         **SMALL_RUN,
-        "data": {"source": str(photos), "img_size": 16},
+        "data": {"source": str(photos), "img_size": 16, **more["data"]},
         "deploy": deploy,
         "train": train,
         "output": output,
     }
 
 
-def work(photos, output, cache, die_after):
+def work(photos, output, cache, die_after, rich):
     """Run in a child; dies by SIGKILL after so many training steps."""
     os.environ["SAPLING_CACHE"] = cache
     import sapling
@@ -43,11 +51,11 @@ def work(photos, output, cache, die_after):
         return step(*args)
 
     trainer._train_step = counted
-    sapling.distill(**blocks(photos, output))
+    sapling.distill(**blocks(photos, output, rich))
 
 
-def run_child(*args):
-    child = CONTEXT.Process(target=work, args=args)
+def run_child(photos, output, cache, die_after, rich=False):
+    child = CONTEXT.Process(target=work, args=(str(photos), str(output), cache, die_after, rich))
     child.start()
     child.join(120)
     return child.exitcode
@@ -59,20 +67,25 @@ def kill_photos(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def whole(kill_photos, tmp_path_factory):
-    folder, cache = tmp_path_factory.mktemp("whole") / "r", str(tmp_path_factory.mktemp("cache"))
-    assert run_child(str(kill_photos), str(folder), cache, None) == 0
-    return folder, cache
+def wholes(kill_photos, tmp_path_factory):
+    cache = str(tmp_path_factory.mktemp("cache"))
+    folders = {}
+    for rich in (False, True):
+        folders[rich] = tmp_path_factory.mktemp("whole") / "r"
+        assert run_child(kill_photos, folders[rich], cache, None, rich) == 0
+    return folders, cache
 
 
 # 63 training images, batch 16: 3 steps an epoch; the teacher takes 24 steps, the pass 2 x 9
-@pytest.mark.parametrize("die_after", [5, 24, 27, 41])
-def test_killed_and_resumed_is_bit_identical(kill_photos, whole, tmp_path, die_after):
-    folder, cache = whole
-    broken = tmp_path / "r"
-    assert run_child(str(kill_photos), str(broken), cache, die_after) == -signal.SIGKILL
+@pytest.mark.parametrize(
+    ("die_after", "rich"), [(5, False), (24, False), (27, False), (41, False), (8, True), (35, True)]
+)
+def test_killed_and_resumed_is_bit_identical(kill_photos, wholes, tmp_path, die_after, rich):
+    folders, cache = wholes
+    folder, broken = folders[rich], tmp_path / "r"
+    assert run_child(kill_photos, broken, cache, die_after, rich) == -signal.SIGKILL
     assert not (broken / "results.json").exists()
-    assert run_child(str(kill_photos), str(broken), cache, None) == 0
+    assert run_child(kill_photos, broken, cache, None, rich) == 0
     for name in ("teacher", "members/control-s0", "members/kd-s0", "student"):
         assert digest(broken / name / "model.safetensors") == digest(folder / name / "model.safetensors")
 
@@ -85,14 +98,14 @@ def test_killed_and_resumed_is_bit_identical(kill_photos, whole, tmp_path, die_a
     assert results[0] == results[1]
 
 
-def test_killed_between_results_and_report(kill_photos, whole, tmp_path):
+def test_killed_between_results_and_report(kill_photos, wholes, tmp_path):
     import shutil
 
-    folder, cache = whole
-    copy = shutil.copytree(folder, tmp_path / "r")
+    folders, cache = wholes
+    copy = shutil.copytree(folders[False], tmp_path / "r")
     (copy / "results.json").unlink()
     (copy / "report.html").unlink()
     started = time.time()
-    assert run_child(str(kill_photos), str(copy), cache, 1) == 0  # not one training step is repeated
+    assert run_child(kill_photos, copy, cache, 1) == 0  # not one training step is repeated
     assert json.loads((copy / "results.json").read_text())["comparison"]
     assert (copy / "report.html").stat().st_mtime >= started - 1
