@@ -9,11 +9,29 @@ import pytest
 from hypothesis import settings
 from PIL import Image
 
+from tests.digests import sources_digest
+
 # a busy machine must not fail a test: no deadline; the same examples every time
 settings.register_profile("sapling", deadline=None, derandomize=True)
 settings.load_profile("sapling")
 
+PASSED = "sapling/passed"
+"""Where pytest's cache keeps which tests passed on which sources: plant_faults.py need not run them again."""
+
 CLASSES = ("Linde & Söhne", "枫树", "<b>oak</b>")
+
+
+def pytest_sessionfinish(session):
+    """Keep which tests passed, and on which sources."""
+    config = session.config
+    reporter, cache = config.pluginmanager.get_plugin("terminalreporter"), getattr(config, "cache", None)
+    if reporter is None or cache is None or config.option.collectonly:
+        return
+    sources, before = sources_digest(config.rootpath), cache.get(PASSED, {})
+    known = dict(before.get("tests", {})) if before.get("sources") == sources else {}
+    for outcome in ("passed", "skipped", "failed", "error"):  # the worst is said last
+        known.update({r.nodeid: outcome for r in reporter.stats.get(outcome, ()) if getattr(r, "nodeid", None)})
+    cache.set(PASSED, {"sources": sources, "tests": known})
 
 
 @pytest.fixture(autouse=True)
