@@ -9,23 +9,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sapling.data.folds import folds_text, make_folds, read_folds
-from sapling.data.layout import Item
-from sapling.data.sources import Source
+from sapling.data.sources import Item
 from sapling.errors import ConfigError, DataError
+from tests.data.pictures import listed_source
 
 
 def source(labels, groups=None, *, sets=None):
     """Images of three classes that are names only."""
-    items = tuple(
-        Item(
-            key=f"{i}.png",
-            label=label,
-            group=groups[i] if groups else None,
-            **({"labels": sets[i]} if sets else {}),
-        )
+    items = [
+        Item(f"{i}.png", label, group=groups[i] if groups else None, labels=sets[i] if sets else None)
         for i, label in enumerate(labels)
-    )
-    return Source("made", "/nowhere", "folder", ("a", "b", "c"), items, multi_label=sets is not None)
+    ]
+    return listed_source(items, 3)
 
 
 @settings(max_examples=40)
@@ -81,9 +76,9 @@ def test_several_labels_are_spread_too():
 
 
 def test_a_class_that_one_teacher_would_never_see_is_refused():
-    with pytest.raises(DataError, match="without a single image of c: all its training images are in one fold"):
+    with pytest.raises(DataError, match="without a single image of class 2: all its training images are in one fold"):
         make_folds(source([0, 0, 0, 1, 1, 1, 2]), np.arange(7), 3)
-    with pytest.raises(DataError, match="images of c"):
+    with pytest.raises(DataError, match="image of class 2"):
         make_folds(source([0, 0, 1, 1, 2, 2], ["0", "1", "2", "3", "x", "x"]), np.arange(6), 2)
     with pytest.raises(ConfigError, match="number of folds is 1"):
         make_folds(source([0, 0]), np.arange(2), 1)

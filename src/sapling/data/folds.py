@@ -57,13 +57,10 @@ def make_folds(source: Source, train: Indices, num_folds: int, *, seed: int = 0)
     folds = np.full(len(source.items), NO_FOLD, dtype=np.int64)
     for name, fold in placed.items():
         folds[units[name]] = fold
-    lacking = {
-        int(k)
-        for fold in range(num_folds)
-        for k in np.flatnonzero(
-            (source.count_labels(train) > 0) & (source.count_labels(train[folds[train] != fold]) == 0)
-        )
-    }
+    everything, lacking = source.count_labels(train), set[int]()
+    for fold in range(num_folds):
+        rest = source.count_labels(train[folds[train] != fold])
+        lacking.update(np.flatnonzero((everything > 0) & (rest == 0)).tolist())
     if lacking:
         raise DataError(
             f"a teacher would train without a single image of {', '.join(source.classes[k] for k in sorted(lacking))}: "

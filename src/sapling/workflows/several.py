@@ -126,6 +126,8 @@ def keep_folds(run: Run, data: Dataset, names: tuple[str, ...], *, given: bool) 
         return read_folds(own, data.source, data.split.train, len(names))
     if given:
         folds = _given_folds(run, data, len(names))
+        if folds is None:
+            own.unlink(missing_ok=True)
     elif run.config.teacher.cross_fit:
         folds = make_folds(data.source, data.split.train, len(names), seed=run.config.data.split_seed)
         sizes = np.bincount(folds[data.split.train], minlength=len(names)).tolist()
