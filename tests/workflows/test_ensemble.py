@@ -15,6 +15,7 @@ from sapling.config import build
 from sapling.errors import ConfigError, GateError, ModelError, RunError, UsageError
 from sapling.evaluation.soft_targets import soft_targets
 from sapling.models import create_model, load_model, save_model
+from sapling.report.page import write_report
 from sapling.workflows import passes
 from sapling.workflows.networks import check_settings_are_used, parts_of
 from sapling.workflows.several import keep_folds, teacher_seed
@@ -56,6 +57,7 @@ def crossed(photos, tmp_path_factory):
     folder = tmp_path_factory.mktemp("crossed") / "r"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(passes, "fit", fit)
+        patch.setattr("sapling.workflows.distill.write_report", lambda _: None)
         run = sapling.distill(**blocks(photos, folder, num_teachers=3, cross_fit=True, symmetrise=True))
     return run, trained, told
 
@@ -149,6 +151,7 @@ def test_the_card_and_the_page_show_every_teacher_and_all_together(crossed):
     assert card["answers"].startswith("mean logits of 3 teachers; mean logits over 2 symmetries of the image; a train")
     assert run.results["manifest"]["num_teachers"] == 3
     assert all(m["test"]["num_images"] == card["test"]["num_images"] for m in card["members"])
+    write_report(run.folder)
     page = (run.folder / "report.html").read_text(encoding="utf-8")
     for words in ("Teacher-0 alone", "Teacher-2 alone", "training images, out of fold", "mean logits of 3 teachers"):
         assert words in page
@@ -159,6 +162,7 @@ def test_the_card_and_the_page_show_every_teacher_and_all_together(crossed):
 
 
 def test_a_finished_run_is_read_again_and_every_member_is_watched(crossed, photos, monkeypatch):
+    monkeypatch.setattr("sapling.workflows.distill.write_report", lambda _: None)
     run, _, _ = crossed
     call = blocks(photos, run.folder, num_teachers=3, cross_fit=True, symmetrise=True)
     monkeypatch.setattr(passes, "fit", lambda *_, **__: pytest.fail("trained again"))
