@@ -190,7 +190,7 @@ class TrainConfig(Block):
 class TeacherConfig(Block):
     """The teacher: a name is trained here, a path is loaded."""
 
-    model: str = Field("resnet18", description="name, run folder, model folder, .safetensors, NAME=weights.pth")
+    model: str = Field("resnet18", description="name, run or model folder, .safetensors, NAME=weights.pth; A,B: both")
     pretrained: bool = Field(False, description="start from the published weights of that timm name")
     freeze_backbone: bool = Field(False, description="of published weights train the classifier alone")
     epochs: int | None = Field(None, ge=1, description="None: as for the students")

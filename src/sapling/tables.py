@@ -58,7 +58,10 @@ def print_result(result: RunResult) -> None:
     table = _table(("", "left"), score, ("macro F1", "right"), ("parameters", "right"), ("MACs", "right"))
     if results.get("teacher"):
         t = results["teacher"]
-        table.add_row(Text(f"teacher {t['model']}"), *_scores([t]), *_size(t))
+        num = len(t.get("members") or ())
+        table.add_row(
+            Text(f"{num} teachers {t['model']}" if num > 1 else f"teacher {t['model']}"), *_scores([t]), *_size(t)
+        )
     arms: dict[str, list[Any]] = {}
     for member in results["members"]:
         arms.setdefault(member["arm"], []).append(member)

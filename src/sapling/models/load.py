@@ -251,7 +251,7 @@ def _locate(path: str | Path) -> tuple[Path, Path]:
             f"this folder holds {len(several)} networks that answer as one teacher",
             where=str(folder),
             allowed="one of them, such as " + str(several[0]),
-            remedy="sapling distill --teacher and sapling evaluate take them together",
+            remedy="sapling distill --teacher and sapling evaluate take them together; all else takes one",
         )
     if not weights.is_file():
         for other in sorted(folder.iterdir()):

@@ -20,7 +20,7 @@ from sapling.deploy.predict import check_bands_known
 from sapling.engine.device import limit_threads, resolve_device
 from sapling.errors import DataError, ModelError, UsageError
 from sapling.evaluation.metrics import classification_metrics, collect_logits
-from sapling.models.load import load_model
+from sapling.models.load import ensemble_folders, load_model
 from sapling.models.tapped import TappedModel
 from sapling.record import SPLIT_FILE, load_run_config, read_json
 from sapling.screen import Screen
@@ -210,7 +210,7 @@ def export(run: str | Path, *, output: str | Path | None = None, screen: Screen 
         )
     if home == folder:
         folder = home / "student"
-    if not (folder / "config.json").is_file():
+    if not (folder / "config.json").is_file() and not ensemble_folders(folder):
         raise ModelError("the run has no student yet", where=str(run), remedy="let the run finish first")
     loaded = load_model(folder)
     path = Path(output) if output else folder / "model.onnx"

@@ -23,7 +23,7 @@ from sapling.data.loader import Dataset
 from sapling.errors import ModelError
 from sapling.evaluation.metrics import classification_metrics
 from sapling.models.create import count_macs, count_parameters
-from sapling.models.load import LoadedModel, load_model, save_model
+from sapling.models.load import LoadedModel, ensemble_folders, load_model, save_model
 from sapling.models.tapped import TappedModel
 from sapling.record import Run, atomic_file, read_json, write_json
 from sapling.screen import Screen, duration
@@ -177,6 +177,8 @@ def _load_given(run: Run, data: Dataset, part: str) -> LoadedModel:
     """One teacher that is given, after the checks that need no image."""
     settings = run.config.teacher
     loaded = load_given(settings.model_copy(update={"model": part}), data)
+    if ensemble_folders(Path(part) / "teacher"):
+        run.log(f"teacher: {part} means the student of that run; its own teachers are {Path(part) / 'teacher'}")
     for note in loaded.notes:
         run.log(f"teacher: {note}")
     check_classes(loaded.classes, data.classes, where=part)
