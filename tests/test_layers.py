@@ -25,7 +25,8 @@ ALLOWED: dict[str, set[str]] = {
     "screen": {"errors"},
     # no torch (test_lazy): of the other parts they may use only what imports none
     "config_errors": {"errors"},
-    "config": {"errors", "config_errors", "bands", "methods", "data"},
+    "assignments": {"errors"},
+    "config": {"errors", "config_errors", "assignments", "bands", "methods", "data"},
     "record": {"errors", "config"},
     "report": {"errors", "record"},
     "losses": BASE,

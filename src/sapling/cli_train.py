@@ -49,8 +49,13 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 def distill(
     data: Data = None,
-    teacher: Annotated[str | None, typer.Option(help="Name to train here, trained model, or NAME=weights.pth.")] = None,
+    teacher: Annotated[
+        str | None, typer.Option(help="Name to train here, trained model, or NAME=weights.pth; several trained: A,B.")
+    ] = None,
     student: Annotated[str | None, typer.Option(help="cnn3, cnn4 or any timm name.")] = None,
+    teachers: Annotated[
+        int | None, typer.Option(min=1, help="Train so many teachers, which answer with their mean (1).")
+    ] = None,
     method: Annotated[str | None, typer.Option(help="See sapling methods.")] = None,
     seeds: Annotated[int | None, typer.Option(help="How many replicates (3).")] = None,
     epochs: Epochs = None,
@@ -104,6 +109,7 @@ def distill(
         "data.allow_leaks": allow_leaks or None,
         "teacher.model": teacher,
         "teacher.epochs": teacher_epochs,
+        "teacher.num_teachers": teachers,
         "teacher.accept_weak": accept_weak_teacher or None,
         "student.model": student,
         "method.name": method,

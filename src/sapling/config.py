@@ -25,6 +25,8 @@ from pydantic import (
     model_validator,
 )
 
+from sapling.assignments import parse_assignment as parse_assignment
+from sapling.assignments import with_value
 from sapling.bands import parse_bands, parse_range
 from sapling.config_errors import explain
 from sapling.data.listing import Columns
@@ -60,6 +62,9 @@ YOUNGER: dict[str, dict[str, Any]] = {
         "img_size": None,
         "mean": None,
         "std": None,
+        "num_teachers": 1,
+        "symmetrise": False,
+        "cross_fit": False,
     },
     "student": {"freeze_backbone": False},
 }
@@ -185,7 +190,7 @@ class TrainConfig(Block):
 class TeacherConfig(Block):
     """The teacher: a name is trained here, a path is loaded."""
 
-    model: str = Field("resnet18", description="name, run folder, model folder, .safetensors, NAME=weights.pth")
+    model: str = Field("resnet18", description="name, run or model folder, .safetensors, NAME=weights.pth; A,B: both")
     pretrained: bool = Field(False, description="start from the published weights of that timm name")
     freeze_backbone: bool = Field(False, description="of published weights train the classifier alone")
     epochs: int | None = Field(None, ge=1, description="None: as for the students")
@@ -199,11 +204,18 @@ class TeacherConfig(Block):
     img_size: int | None = Field(None, ge=8, le=1024, description="of weights alone; None: as the students'")
     mean: list[float] | None = Field(None, min_length=1, description="of weights alone; None: timm's for the network")
     std: list[float] | None = Field(None, min_length=1, description="of weights alone; None: timm's for the network")
+    num_teachers: int = Field(
+        1, ge=1, le=32, description="so many are trained here; they answer with their mean logits"
+    )
+    symmetrise: bool = Field(False, description="answer with the mean logits over the symmetries of the data's views")
+    cross_fit: bool = Field(False, description="answer a training image by the one teacher that never trained on it")
     accept_weak: bool = Field(False, description="train on although the gate failed")
 
     @model_validator(mode="after")
     def _settings_fit(self) -> TeacherConfig:
         _refuse_random_features(self.freeze_backbone, self.pretrained)
+        if self.cross_fit and self.num_teachers < 2:
+            raise ValueError("cross_fit needs num_teachers of 2 or more: one teacher per fold of the training images")
         return self
 
     @field_validator("views", mode="after")
@@ -364,27 +376,8 @@ def override(blocks: Mapping[str, Any], assignments: Mapping[str, Any]) -> dict[
         inner = result.get(block)
         if not isinstance(inner, dict):
             inner = {SHORT_FORMS[block]: inner} if block in SHORT_FORMS and inner is not None else {}
-        result[block] = _with(inner, key.split("."), value)
+        result[block] = with_value(inner, key.split("."), value)
     return result
-
-
-def _with(block: Mapping[str, Any], keys: list[str], value: Any) -> dict[str, Any]:
-    """``block`` with one value changed: ``["view_options", "flip"]`` reaches into a setting that is a mapping."""
-    if len(keys) > 1:
-        inner = block.get(keys[0])
-        value = _with(inner if isinstance(inner, Mapping) else {}, keys[1:], value)
-    return {**block, keys[0]: value}
-
-
-def parse_assignment(text: str) -> tuple[str, Any]:
-    """``"train.lr=0.1"`` -> ``("train.lr", 0.1)``; the value is read as YAML."""
-    path, sign, value = text.partition("=")
-    if not sign or not path.strip():
-        raise ConfigError(f"--set {text!r} is not understood", allowed="--set block.name=value")
-    try:
-        return path.strip(), yaml.safe_load(value)
-    except yaml.YAMLError:
-        raise ConfigError(f"--set {text!r}: the value is not valid YAML", allowed="--set block.name=value") from None
 
 
 def save(config: RunConfig) -> str:

@@ -58,7 +58,10 @@ def print_result(result: RunResult) -> None:
     table = _table(("", "left"), score, ("macro F1", "right"), ("parameters", "right"), ("MACs", "right"))
     if results.get("teacher"):
         t = results["teacher"]
-        table.add_row(Text(f"teacher {t['model']}"), *_scores([t]), *_size(t))
+        num = len(t.get("members") or ())
+        table.add_row(
+            Text(f"{num} teachers {t['model']}" if num > 1 else f"teacher {t['model']}"), *_scores([t]), *_size(t)
+        )
     arms: dict[str, list[Any]] = {}
     for member in results["members"]:
         arms.setdefault(member["arm"], []).append(member)
@@ -147,7 +150,17 @@ def print_plan(plan: Mapping[str, Any]) -> None:
             epochs = card.get("epochs", plan["epochs"])
             training = f"trained for {epochs} epochs" if epochs else "given"
             sizes = f"{card['parameters']:,} parameters, {card['macs'] / 1e6:,.1f} M MACs"
+            num = card.get("num_teachers", 1)
+            if num > 1:
+                training = f"{num} of them, {training}" + (" each" if epochs else "")
+                sizes += " in all"
             table.add_row(role, Text(f"{card['model']}: {sizes}, {training}"))
+            if card.get("cross_fit"):
+                table.add_row("", f"cross-fitted: each is trained without one of {num} folds, and answers it alone")
+            if card.get("symmetries", 1) > 1:
+                table.add_row("", f"symmetrised: it answers {card['symmetries']} ways to lay each image")
+            if (passes := card.get("forward_passes", 1)) > 1:
+                table.add_row("", f"{passes} forward passes per image and step of the students")
     if "method" in plan:
         options = ", ".join(f"{k} {v}" for k, v in plan["method"].items() if k != "name")
         table.add_row("method", Text(f"{plan['method']['name']} {options}".strip()))

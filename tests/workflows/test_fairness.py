@@ -171,7 +171,7 @@ def test_the_teacher_sees_what_the_students_see(finished_run, photos):
     from sapling.workflows.teacher import CheckedTeacher
 
     loaded = sapling.load_model(finished_run.folder / "teacher")
-    live = CheckedTeacher(loaded, {}).live(Machine("cpu", "fp32", 1), ())
+    live = CheckedTeacher((loaded,), {}).live(Machine("cpu", "fp32", 1), ())
     batch = next(sapling.load_data(photos, img_size=16).train_batches(0, batch_size=8, seed=0))
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (loaded.preprocess.mean, loaded.preprocess.std))
     with torch.no_grad():

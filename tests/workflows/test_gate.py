@@ -165,8 +165,13 @@ def test_a_teacher_that_memorised_is_said_with_remedies():
         "val": {"top1": 0.694, "entropy": 0.6},
     }
     (text,) = warnings_about(card)
-    for word in ("99.8%", "69.4%", "one-hot", "mixup", "label smoothing", "symmetrised or cross-fitted"):
+    for word in ("99.8%", "69.4%", "one-hot", "--teachers 3 --set teacher.cross_fit=true", "--set teacher.mixup=0.8"):
         assert word in text
+    assert "--set teacher.symmetrise=true" in text
+    (other,) = warnings_about({**card, "origin": "given", "symmetries": 8})
+    assert "--set teacher.symmetrise" not in other, "it was done"
+    assert "--teachers" not in other, "a teacher that is given cannot be cross-fitted"
+    assert "label smoothing" in other
     assert warnings_about({**card, "memorised": False}) == []
     assert warnings_about({"gate": card["gate"]}) == [], "cards of older runs"
 

@@ -125,7 +125,7 @@ def _ungrouped(source: Source) -> list[str]:
 
 def _cut(source: Source, pool: list[int], wanted: dict[str, float], seed: int) -> dict[str, list[int]]:
     """Cut ``wanted`` from ``pool``; what is left is train."""
-    units = _units(source, pool)
+    units = units_of(source, pool)
     by_class: dict[int, list[str]] = defaultdict(list)
     for name, members in units.items():
         labels = Counter(source.items[i].label for i in members)
@@ -157,7 +157,7 @@ def _cut(source: Source, pool: list[int], wanted: dict[str, float], seed: int) -
     return cut
 
 
-def _units(source: Source, pool: list[int]) -> dict[str, list[int]]:
+def units_of(source: Source, pool: list[int]) -> dict[str, list[int]]:
     """Images that must not part ways, by a name of their own."""
     units: dict[str, list[int]] = defaultdict(list)
     for i in pool:
@@ -169,7 +169,7 @@ def _units(source: Source, pool: list[int]) -> dict[str, list[int]]:
 
 def _cut_by_labels(source: Source, pool: list[int], wanted: dict[str, float], seed: int) -> dict[str, list[int]]:
     """As :func:`_cut`, for images of several labels: every label is in every part."""
-    units, targets = _units(source, pool), source.targets
+    units, targets = units_of(source, pool), source.targets
     names = list(units)
     by_label: dict[int, list[str]] = defaultdict(list)
     for name in names:

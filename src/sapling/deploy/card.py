@@ -138,6 +138,7 @@ def _training(results: Mapping[str, Any], manifest: Mapping[str, Any]) -> Iterat
         ("data", data.get("source")),
         ("images (train, val, test)", [split.get(key) for key in ("train", "val", "test")] if split else None),
         ("teacher", teacher.get("model")),
+        ("the teacher's answers", teacher.get("answers")),
         ("where the teacher is from", teacher.get("origin")),
         ("the teacher started from", teacher.get("started_from")),
         ("licence of the teacher's weights", teacher.get("licence")),

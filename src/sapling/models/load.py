@@ -9,6 +9,7 @@ elsewhere) are fitted to the network they are of, see `sapling.models.foreign`. 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -143,6 +144,14 @@ def is_model_path(name: str) -> bool:
     return Path(name).exists() and not timm.is_model(architecture) and not timm.is_model(PREFIX + architecture)
 
 
+def ensemble_folders(folder: Path) -> tuple[Path, ...]:
+    """The folders ``0``, ``1``, .. of networks that answer as one teacher; empty where ``folder`` is none of these."""
+    if not (folder / "1").is_dir() or not (folder / "card.json").is_file() or (folder / CONFIG).is_file():
+        return ()
+    numbers = itertools.takewhile(lambda k: (folder / str(k)).is_dir(), itertools.count())
+    return tuple(folder / str(k) for k in numbers)
+
+
 def weights_alone(path: str | Path) -> tuple[str | None, Path] | None:
     """Take apart ``NAME=FILE``, or a file of weights that has nothing beside it; None for all else.
 
@@ -237,6 +246,13 @@ def _locate(path: str | Path) -> tuple[Path, Path]:
                 remedy="finish it: the same command resumes it",
             )
         weights = folder / WEIGHTS
+    if several := ensemble_folders(folder):
+        raise ModelError(
+            f"this folder holds {len(several)} networks that answer as one teacher",
+            where=str(folder),
+            allowed="one of them, such as " + str(several[0]),
+            remedy="sapling distill --teacher and sapling evaluate take them together; all else takes one",
+        )
     if not weights.is_file():
         for other in sorted(folder.iterdir()):
             if other.suffix.lower() in PICKLE_SUFFIXES:

@@ -12,7 +12,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from sapling.report import wording
 from sapling.report.folder import block, number, numbers
-from sapling.report.summary import Arm, Summary
+from sapling.report.summary import Arm, Summary, is_teacher
 from sapling.report.svg import COLOURS, SMALL, WIDTH, Drawing, new_figure, render, settings
 
 MAX_POINTS = 240  # of a curve; more cannot be told apart at this width
@@ -112,7 +112,7 @@ class Curve:
 def curve_figures(summary: Summary) -> list[tuple[str, Drawing]]:
     """Title and drawing of every learning curve: validation accuracy and loss, then each term."""
     arms = _arms_of_history(summary)
-    history = [e for e in summary.record.history if _pass(e) != "teacher"]
+    history = [e for e in summary.record.history if not is_teacher(_pass(e))]
     if not history:
         history = summary.record.history
     val_keys = [
@@ -256,7 +256,7 @@ def _arms_of_history(summary: Summary) -> dict[str, Arm]:
     made: dict[str, Arm] = {}
     for name in {str(e.get("member")) for e in summary.record.history} - set(known):
         key = name.rsplit("-s", 1)[0]
-        colour = "control" if key == "control" else "teacher" if key == "teacher" else "method"
+        colour = "control" if key == "control" else "teacher" if is_teacher(key) else "method"
         made.setdefault(key, Arm(key, wording.arm_name(key), colour))
         known[name] = made[key]
     return known

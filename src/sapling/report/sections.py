@@ -173,14 +173,17 @@ def gate_section(summary: Summary) -> dict[str, Any] | None:
     rows = [
         ("Model", wording.model_name(teacher.get("model") or wording.MISSING)),
         ("Origin", wording.clean(teacher.get("origin") or wording.MISSING)),
+        ("Its answers", wording.clean(teacher.get("answers") or wording.MISSING)),
+        *_members_of(teacher, key),
         (f"{called}, validation", wording.share(number(val.get(key)))),
         (f"{called}, test", wording.share(number(test.get(key)))),
         ("ECE, validation", wording.share(number(val.get("ece")))),
     ]
+    unseen = ", out of fold" if teacher.get("cross_fit") is True else ""
     if train:
         rows += [
-            (f"{called}, training images", wording.share(number(train.get(key)))),
-            ("ECE, training images", wording.share(number(train.get("ece")))),
+            (f"{called}, training images{unseen}", wording.share(number(train.get(key)))),
+            (f"ECE, training images{unseen}", wording.share(number(train.get("ece")))),
         ]
     if None not in entropies:
         train_nats, val_nats = (f"{entropy:.3f}" for entropy in entropies)
@@ -202,6 +205,22 @@ def gate_section(summary: Summary) -> dict[str, Any] | None:
     if gate:
         state = "passed" if gate.get("passed") else "overridden" if gate.get("overridden") else "failed"
     return {"rows": [r for r in rows if r[1] != wording.MISSING], "checks": checks, "state": state}
+
+
+def _members_of(teacher: Mapping[str, Any], key: str) -> list[tuple[str, str]]:
+    """A row for each of several teachers, or for one that answers for all symmetries: what it is worth alone."""
+    rows = []
+    for member in (m for m in listing(teacher, "members") if isinstance(m, dict)):
+        parts = [
+            f"{wording.share(value)} on {name}"
+            for part, name in (("val", "validation"), ("test", "test"))
+            if (value := number(block(member, part).get(key))) is not None
+        ]
+        weights = short_code(member.get("sha256"))
+        if weights != wording.MISSING:
+            parts.append(f"weights {weights}")
+        rows.append((f"{wording.clean(member.get('name', 'teacher'))} alone".capitalize(), ", ".join(parts)))
+    return rows
 
 
 def class_section(table: ClassTable) -> dict[str, Any]:

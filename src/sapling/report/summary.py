@@ -129,7 +129,7 @@ class Summary:
     def seeds(self) -> list[Any]:
         """Seeds of the run."""
         found = listing(self.manifest, "seeds")
-        passes = {str(e.get("pass")) for e in self.record.history} - {"teacher"}
+        passes = {name for e in self.record.history if not is_teacher(name := str(e.get("pass")))}
         return found or sorted({str(m.get("seed")) for a in self.students for m in a.members}) or sorted(passes)
 
 
@@ -153,6 +153,11 @@ def summarise(record: RunRecord) -> Summary:
     card = block(results, "teacher")
     teacher = Arm("teacher", "Teacher", "teacher", [card]) if card else None
     return Summary(record, _class_names(record), teacher, control, methods, model)
+
+
+def is_teacher(name: str) -> bool:
+    """Whether a pass or member is a teacher's: ``teacher``, or one of several, ``teacher-0``."""
+    return name == "teacher" or (name.startswith("teacher-") and name.removeprefix("teacher-").isdecimal())
 
 
 def metric_rows(summary: Summary) -> list[dict[str, Any]]:

@@ -7,21 +7,36 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from sapling.errors import ModelError
 from sapling.models.tapped import TappedModel
+from sapling.teachers.ensemble import Ensemble, Symmetrised
 from sapling.types import Batch, Outputs
 
 
 class LiveTeacher:
-    """A frozen network in eval mode.
+    """A frozen network, or several that answer as one, in eval mode.
 
     Args:
         model: the teacher; its parameters lose their gradient here, and its batch norm stands still.
         device: where it runs.
         bf16: run the forward under bf16 autocast.
         channels_last: memory format of the weights.
+        folds: ``[images in the store]`` int64, of a cross-fitted ensemble: number of the member that answers this
+            image alone, or -1. It must have no taps: members that trained on the image would speak through them.
     """
 
-    def __init__(self, model: TappedModel, *, device: str, bf16: bool, channels_last: bool) -> None:
+    def __init__(
+        self,
+        model: TappedModel | Symmetrised | Ensemble,
+        *,
+        device: str,
+        bf16: bool,
+        channels_last: bool,
+        folds: Tensor | None = None,
+    ) -> None:
+        if folds is not None and (not isinstance(model, Ensemble) or model.shapes):
+            raise ModelError("folds are for an ensemble without taps", remedy="a method on logits, such as kd")
+        self._folds = None if folds is None else folds.to(device)
         self.model = model.to(device).eval().requires_grad_(False)
         if channels_last:
             self.model.to(memory_format=torch.channels_last)
@@ -47,5 +62,7 @@ class LiveTeacher:
         self.model.eval()
         # no_grad, not inference_mode: losses save these tensors for the student's backward
         with torch.no_grad(), torch.autocast(self._kind, torch.bfloat16, enabled=self._bf16):
+            if self._folds is not None and isinstance(self.model, Ensemble):
+                return self.model.out_of_fold(batch.images, self._folds[batch.indices])
             outputs: Outputs = self.model(batch.images)
             return outputs

@@ -17,8 +17,7 @@ from sapling.errors import ModelError, RunError
 from sapling.models.load import Preprocess, read_preprocess, weights_alone
 from sapling.record import SPLIT_FILE, Run, atomic_file, read_json, write_json
 from sapling.screen import Screen
-from sapling.workflows.networks import check_sizes
-from sapling.workflows.passes import is_given
+from sapling.workflows.networks import check_sizes, is_given, parts_of
 from sapling.workflows.scores import check_labels
 
 
@@ -41,9 +40,10 @@ def open_dataset(
         task: ``train`` or ``distill``: the networks that it trains must be able to read images of this size.
     """
     d = config.data
-    is_recorded = is_given(config.teacher.model) and weights_alone(config.teacher.model) is None
+    teacher = parts_of(config.teacher.model)[0]
+    is_recorded = is_given(config.teacher.model) and weights_alone(teacher) is None
     if pixels == "auto" and d.bands is None and d.value_range is None and is_recorded:
-        pixels = read_preprocess(config.teacher.model).bands or "auto"
+        pixels = read_preprocess(teacher).bands or "auto"
     with screen.bar("decoding images", None) as bar:
         return load_data(
             source if source is not None else d.source,

@@ -37,10 +37,13 @@ from sapling.workflows.passes import (
     ship_member,
     train_members,
 )
+from sapling.workflows.several import teacher_names
 from sapling.workflows.ship import deploy
-from sapling.workflows.teacher import CheckedTeacher, get_teacher
+from sapling.workflows.teacher import CheckedTeacher, get_teacher, measure_teacher
 
 CONTROL = "control"
+ANSWERS = ("num_teachers", "symmetrise", "cross_fit")
+"""Settings of the teacher that change what students hear; in the manifest where they are not the default."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +208,8 @@ def _judge(
     measure = scores.measure_of(config, data)
     shipped = choose_to_ship(list(records.values()), arm, measure)
     run.log("test: opening the test split")
-    teacher_logits, labels, teacher_test = measure_test(run, run.path("teacher"), data, machine)
+    teacher_logits, teacher_card = measure_teacher(run, teacher, data, machine)
+    labels = data.truth("test")
     members: list[dict[str, Any]] = []
     answers: dict[str, list[NDArray[np.float32]]] = {CONTROL: [], arm: []}
     for record in records.values():
@@ -237,7 +241,7 @@ def _judge(
         "manifest": manifest(run, data, machine, epochs, seeds, records),
         "classes": list(data.classes),
         **({"multi_label": True} if data.multi_label else {}),
-        "teacher": {**teacher.card, "test": teacher_test},
+        "teacher": teacher_card,
         "members": members,
         "comparison": {
             "measure": measure,
@@ -287,6 +291,7 @@ def manifest(
     return {
         "student": resolve_name(config.student.model),
         "teacher": config.teacher.model,
+        **{k: v for k in ANSWERS if (v := getattr(config.teacher, k)) != type(config.teacher).model_fields[k].default},
         "method": config.method.name,
         "method_config": config.method.options,
         "weights": weights[0] if weights else {label_term: 1.0},
@@ -326,12 +331,14 @@ def warnings_of(card: Mapping[str, Any], data: Dataset) -> list[str]:
 
 def _cost(results: Mapping[str, Any], run: Run) -> dict[str, float]:
     """Seconds of training, the teacher's part apart."""
+    config = run.config.teacher
     students = sum(float(m["seconds"]) for m in results["members"])
     shared = [
         (member_record(run, m["name"]) or {}).get("pass_seconds", {}) for m in results["members"] if m["arm"] == CONTROL
     ]
     forward = sum(float(s.get("teacher", 0)) for s in shared)
-    shared.append((member_record(run, "teacher") or {}).get("pass_seconds", {}))
+    names = teacher_names(config.num_teachers)
+    shared += [(member_record(run, name) or {}).get("pass_seconds", {}) for name in names]
     other = sum(float(s.get("data", 0)) + float(s.get("evaluation", 0)) for s in shared)
     teacher = float(results["teacher"]["seconds"])
     total = teacher + students + forward + other

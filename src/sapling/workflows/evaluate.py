@@ -20,11 +20,13 @@ from sapling.deploy.predict import check_bands_known
 from sapling.engine.device import limit_threads, resolve_device
 from sapling.errors import DataError, ModelError, UsageError
 from sapling.evaluation.metrics import classification_metrics, collect_logits
-from sapling.models.load import load_model
+from sapling.models.load import ensemble_folders, load_model
 from sapling.models.tapped import TappedModel
 from sapling.record import SPLIT_FILE, load_run_config, read_json
 from sapling.screen import Screen
+from sapling.teachers.ensemble import Ensemble
 from sapling.workflows.dataset import open_dataset
+from sapling.workflows.networks import parts_of
 from sapling.workflows.ship import first_images
 
 SPLIT_SETTINGS = ("val_share", "test_share", "split_seed", "group_pattern", "on_bad_image", "split_file")
@@ -44,7 +46,7 @@ def evaluate(
     """Metrics of a network on a split of ``data``, through the same pixels as in training, in float32.
 
     Args:
-        model: run folder, model folder or .safetensors.
+        model: run folder, model folder or .safetensors; ``teacher/`` of a run with several teachers is their mean.
         data: folder, zip, CSV, ``digits`` or the name of a public set.
         split: which part; ``all`` for all images, for data the network has never seen.
         batch_size: images per forward.
@@ -62,7 +64,14 @@ def evaluate(
     home = None if str(model).startswith(("hf-hub:", "local-dir:")) else run_of(Path(model))
     limit_threads(threads)
     where = resolve_device(device)
-    loaded = load_model(model)
+    several = [load_model(part) for part in parts_of(str(model))]
+    loaded = several[0]
+    if any(other.classes != loaded.classes or other.preprocess != loaded.preprocess for other in several):
+        raise ModelError(
+            "these networks have other classes, or read images in other ways: here they cannot answer together",
+            where=str(model),
+            remedy="evaluate them one by one; as teachers of a run they can stand together",
+        )
     # A part of the run's own data is cut as then; other data may have other columns, or none.
     columns = settings_of(home).data.columns if home and split != "all" else None
     if loaded.multi_label and Path(data).suffix.lower() == ".csv":
@@ -90,7 +99,8 @@ def evaluate(
         )
     if split != "all" and home and (home / SPLIT_FILE).is_file() and trained_on(home, dataset):
         dataset = replace(dataset, split=own_split(home, dataset))
-    tapped = TappedModel(loaded.model, size).to(where)
+    networks = [TappedModel(one.model, size) for one in several]
+    tapped = (Ensemble(networks) if len(networks) > 1 else networks[0]).to(where)
     part: SplitName = "test" if split == "all" else split
     logits, labels = collect_logits(tapped, dataset.eval_batches(part, batch_size=batch_size, device=where))
     metrics = classification_metrics(logits, in_columns(labels, column, len(loaded.classes)), len(loaded.classes))
@@ -200,7 +210,7 @@ def export(run: str | Path, *, output: str | Path | None = None, screen: Screen 
         )
     if home == folder:
         folder = home / "student"
-    if not (folder / "config.json").is_file():
+    if not (folder / "config.json").is_file() and not ensemble_folders(folder):
         raise ModelError("the run has no student yet", where=str(run), remedy="let the run finish first")
     loaded = load_model(folder)
     path = Path(output) if output else folder / "model.onnx"

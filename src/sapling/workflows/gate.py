@@ -10,8 +10,10 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from sapling.config import RunConfig
+from sapling.data.folds import FOLDS_FILE
 from sapling.data.loader import Dataset
 from sapling.errors import RunError
 from sapling.evaluation.metrics import classification_metrics
@@ -23,7 +25,9 @@ from sapling.record import Run, read_json
 from sapling.teachers.gate import Check, GateResult, check_answers, stop_if_failed
 from sapling.teachers.gate_labels import check_label_answers
 from sapling.teachers.preprocessing import NUM_IMAGES, PreprocessingResult, check_preprocessing
-from sapling.workflows.passes import Machine, is_given, logits_of
+from sapling.types import Teacher
+from sapling.workflows.networks import is_given, parts_of
+from sapling.workflows.passes import Machine, logits_of
 from sapling.workflows.scores import shown
 
 NUM_TRAIN_IMAGES = 2000
@@ -59,11 +63,13 @@ class Judgement:
         }
 
 
-def judge(loaded: LoadedModel, data: Dataset, config: RunConfig, machine: Machine, *, given: bool) -> Judgement:
+def judge(
+    loaded: LoadedModel, data: Dataset, config: RunConfig, machine: Machine, *, given: bool, name: str = ""
+) -> Judgement:
     """Run the teacher on validation and on up to 2,000 training images, and judge its answers.
 
     Other ways to prepare images are tried only for a teacher that was given: one that was trained here was trained
-    with the very preprocessing that is on its card.
+    with the very preprocessing that is on its card. ``name`` is for the message, where it is one of several.
 
     Raises:
         GateError: it did not pass and ``teacher.accept_weak`` is not set.
@@ -73,11 +79,59 @@ def judge(loaded: LoadedModel, data: Dataset, config: RunConfig, machine: Machin
     gate = check_label_answers(logits, labels) if data.multi_label else check_answers(logits, labels)
     if given and gate.checks[0].passed:  # the answers are finite
         gate = gate.joined(UNCHECKED if data.multi_label else _preprocessing(loaded, data, machine).check)
-    gate = stop_if_failed(gate, accept_weak=config.teacher.accept_weak, where=f"teacher {config.teacher.model}")
+    where = f"teacher {config.teacher.model}" + (f", {name}" if name else "")
+    gate = stop_if_failed(gate, accept_weak=config.teacher.accept_weak, where=where)
     metrics = classification_metrics(logits, labels, data.num_classes)
     on_val = soft_targets(logits, labels)
     on_train = soft_targets(*logits_of(model, some(data, "train", NUM_TRAIN_IMAGES), "train", config, machine))
     return Judgement(gate, metrics, on_train, on_val, memorised(on_train, on_val))
+
+
+def judge_together(
+    teacher: Teacher,
+    apart: Mapping[str, Judgement],
+    data: Dataset,
+    config: RunConfig,
+    machine: Machine,
+) -> Judgement:
+    """Judge the answers that students will learn from, where they are more than one network's answers.
+
+    What it says of training images is what students get to hear of them: out of fold where the teacher is
+    cross-fitted. A teacher that answers out of fold cannot know by heart what it answers.
+
+    Args:
+        teacher: the one that students will be taught by.
+        apart: what was found of each network on its own, by name; their checks stand first.
+        data: the images.
+        config: all settings.
+        machine: in whose precision ``teacher`` runs.
+
+    Raises:
+        GateError: together they did not pass and ``teacher.accept_weak`` is not set.
+    """
+    logits, labels = answers_of(teacher, data, "val", config, machine)
+    own = check_label_answers(logits, labels) if data.multi_label else check_answers(logits, labels)
+    accept, where = config.teacher.accept_weak, f"teacher {config.teacher.model}, all of its answers together"
+    results = {
+        **{k: j.gate for k, j in apart.items()},
+        "together": stop_if_failed(own, accept_weak=accept, where=where),
+    }
+    checks = [replace(check, name=f"{name}: {check.name}") for name, gate in results.items() for check in gate.checks]
+    on_val = soft_targets(logits, labels)
+    few = some(data, "train", NUM_TRAIN_IMAGES)
+    on_train = soft_targets(*answers_of(teacher, few, "train", config, machine))
+    metrics = classification_metrics(logits, labels, data.num_classes)
+    gate = GateResult(tuple(checks), overridden=accept)
+    return Judgement(gate, metrics, on_train, on_val, memorised(on_train, on_val))
+
+
+def answers_of(
+    teacher: Teacher, data: Dataset, split: Literal["train", "val", "test"], config: RunConfig, machine: Machine
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Logits ``[n,K]`` and truth of a split, in the teacher's own precision and as it answers students."""
+    batches = data.eval_batches(split, batch_size=config.evaluate.batch_size, device=machine.device)
+    logits = [teacher.outputs(batch).logits.cpu().numpy() for batch in batches]
+    return np.concatenate(logits), data.truth(split)
 
 
 def some(data: Dataset, part: Literal["train", "val"], most: int) -> Dataset:
@@ -116,14 +170,32 @@ def warnings_about(card: Mapping[str, Any]) -> list[str]:
         found.append(
             f"The teacher knows its training images by heart: {shown(train)} right there, {shown(val)} on "
             f"validation, and its answers are nearly one-hot there (entropy {train['entropy']:.3f} nats against "
-            f"{val['entropy']:.3f}), so they tell a student little more than the labels. Remedies: train the teacher "
-            "with mixup or stronger views, without label smoothing; or use symmetrised or cross-fitted soft targets."
+            f"{val['entropy']:.3f}), so they tell a student little more than the labels. Remedies: {_remedies(card)}."
         )
     return found
 
 
+def _remedies(card: Mapping[str, Any]) -> str:
+    """What the user can type, as far as it was not done already."""
+    symmetrise = [] if card.get("symmetries", 1) > 1 else ["--set teacher.symmetrise=true"]
+    if card.get("origin") == "given":
+        return " or ".join(
+            [*symmetrise, "a teacher that was trained with mixup or stronger views, without label smoothing"]
+        )
+    return (
+        "soft targets from teachers that never saw the image (--teachers 3 --set teacher.cross_fit=true); a teacher "
+        "trained with mixup (--set teacher.mixup=0.8) or stronger views (--set teacher.views=strong)"
+        + "".join(f"; {flag}" for flag in symmetrise)
+    )
+
+
 def files_of(model: str) -> dict[str, str]:
-    """sha256 by name of the files that make a teacher given by path; empty for the hub, or where nothing is left."""
+    """sha256 by name of the files that make a teacher given by path; empty for the hub, or where nothing is left.
+
+    Of several teachers each name has its number in front (``0/model.safetensors``).
+    """
+    if len(parts := parts_of(model)) > 1:
+        return {f"{k}/{name}": sha for k, part in enumerate(parts) for name, sha in files_of(part).items()}
     place = Path(model.removeprefix("local-dir:"))
     if model.startswith("hf-hub:") or not place.exists():
         return {}
@@ -146,25 +218,39 @@ def refuse_replaced(run: Run) -> None:
     card_file = run.path("teacher", "card.json")
     if not card_file.exists():
         return
-    card, own = read_json(card_file), run.path("teacher", WEIGHTS)
-    if own.exists() and _sha256(own) != card.get("sha256"):
-        raise RunError(
-            "the run's own copy of the teacher was replaced: its weights are not those that the gate saw",
-            where=str(own),
-            remedy="put the old file back, or start again with another --output",
-        )
+    card = read_json(card_file)
+    for own, before in _own_files(run, card).items():
+        if own.exists() and _sha256(own) != before:
+            what = "its weights are not those that the gate saw" if own.name == WEIGHTS else "its folds are others"
+            raise RunError(
+                f"the run's own copy of the teacher was replaced: {what}",
+                where=str(own),
+                remedy="put the old file back, or start again with another --output",
+            )
     # A teacher that is gone is no harm: the run has its copy.
-    before, now = (
+    files, now = (
         card.get("files") or {},
         files_of(run.config.teacher.model) if is_given(run.config.teacher.model) else {},
     )
-    changed = [name for name in before if name in now and now[name] != before[name]]
+    changed = [name for name in files if name in now and now[name] != files[name]]
     if changed:
         raise RunError(
             f"the teacher was replaced since this run took it: {', '.join(changed)} has another sha256",
             where=run.config.teacher.model,
             remedy="another --output starts a run with the new teacher; the old file brings this run back",
         )
+
+
+def _own_files(run: Run, card: Mapping[str, Any]) -> dict[Path, str | None]:
+    """Files of the run that must stay as the gate saw them, each with its sha256: all members, and the folds."""
+    members = card.get("members") or []
+    if len(members) > 1:
+        files = {run.path("teacher", str(k), WEIGHTS): member.get("sha256") for k, member in enumerate(members)}
+    else:
+        files = {run.path("teacher", WEIGHTS): card.get("sha256")}
+    if folds := card.get("folds"):
+        files[run.path("teacher", FOLDS_FILE)] = folds.get("sha256")
+    return files
 
 
 def _sha256(path: Path) -> str:

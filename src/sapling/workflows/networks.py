@@ -8,16 +8,34 @@ from pathlib import Path
 from sapling import methods
 from sapling.config import RunConfig, TeacherConfig
 from sapling.data.loader import Dataset
+from sapling.data.viewspec import ViewSpec, preset
 from sapling.errors import UsageError
 from sapling.models.create import origin_of, resolve_name
 from sapling.models.licence import NOT_STATED
-from sapling.models.load import LoadedModel, is_model_path, load_model, weights_alone
+from sapling.models.load import LoadedModel, ensemble_folders, is_model_path, load_model, weights_alone
 from sapling.models.sizes import check_size
+from sapling.teachers.ensemble import PLAIN, Symmetry, symmetries_of
 
 TRAINED_HERE = ("epochs", "lr", "weight_decay", "pretrained", "freeze_backbone", "layer_decay")
 OF_TRAINING = ("views", "mixup", "cutmix", "ema_decay")
 
 WEIGHTS_ALONE = ("img_size", "mean", "std")
+
+
+def parts_of(model: str) -> tuple[str, ...]:
+    """The networks that a teacher's name means: itself, those in the folder of an ensemble, several with commas.
+
+    ``runs/x/teacher`` of a run with ``teacher.num_teachers`` of 3 means ``runs/x/teacher/0``, ``/1`` and ``/2``.
+    """
+    place = Path(model.removeprefix("local-dir:"))
+    if place.exists() or "," not in model:
+        return tuple(map(str, ensemble_folders(place))) or (model,)
+    return tuple(part for name in model.split(",") if name.strip() for part in parts_of(name.strip()))
+
+
+def is_given(model: str) -> bool:
+    """Whether ``model`` means trained networks (paths) rather than a name to train here."""
+    return all(is_model_path(part) for part in parts_of(model))
 
 
 def check_settings_are_used(config: RunConfig) -> None:
@@ -34,24 +52,84 @@ def check_settings_are_used(config: RunConfig) -> None:
             "student.freeze_backbone keeps them as they are",
             remedy="a method on logits, such as kd, or student.freeze_backbone: false",
         )
-    if not is_model_path(teacher.model):
+    check_answers_fit(config)
+    parts = parts_of(teacher.model)
+    if not is_given(teacher.model):
+        for part in parts if len(parts) > 1 else ():
+            if not is_model_path(part):
+                raise UsageError(
+                    f"{part!r} in {teacher.model!r} is a name, and several teachers with commas are trained ones",
+                    allowed="paths with commas between them, or one name",
+                    remedy="--teachers N trains N of one name; other names: sapling train DATA --model NAME for each",
+                )
         resolve_name(teacher.model)
         _refuse(config, WEIGHTS_ALONE, "is trained here", "leave it away; data.img_size holds for it too")
         return
-    alone = weights_alone(teacher.model)
-    if alone is None and not (
-        teacher.model.startswith("hf-hub:") or Path(teacher.model.removeprefix("local-dir:")).exists()
-    ):
-        raise UsageError(
-            f"there is no teacher at {teacher.model!r}",
-            allowed="a run folder, its teacher/ folder, a .safetensors, NAME=weights.pth, or the name of a network to "
-            "train here",
-        )
+    alone = [weights_alone(part) is not None for part in parts]
+    for part, is_alone in zip(parts, alone, strict=True):
+        if not is_alone and not (part.startswith("hf-hub:") or Path(part.removeprefix("local-dir:")).exists()):
+            raise UsageError(
+                f"there is no teacher at {part!r}",
+                allowed="a run folder, its teacher/ folder, a .safetensors, NAME=weights.pth, several of them with "
+                "commas between them, or the name of a network to train here",
+            )
     _refuse(
         config, (*TRAINED_HERE, *OF_TRAINING), "is given", "leave it away, or give the name of a network to train here"
     )
-    if alone is None:
+    if teacher.num_teachers > 1:
+        raise UsageError(
+            f"the teacher {teacher.model!r} is given, so teacher.num_teachers would not be used",
+            remedy="leave --teachers away; several that are given have commas between them: --teacher A,B",
+        )
+    if not any(alone):
         _refuse(config, WEIGHTS_ALONE, "says itself how its images are prepared", "leave it away")
+
+
+def check_answers_fit(config: RunConfig) -> None:
+    """Refuse soft targets that would not be what they are called.
+
+    Raises:
+        UsageError: out-of-fold answers to mixed images or beside features, or symmetries that the views do not have.
+    """
+    teacher, name = config.teacher, config.method.name
+    if teacher.cross_fit and (mixes := mixed_by(config)):
+        raise UsageError(
+            f"data.{mixes[0]} mixes images of several folds, and no teacher is new to both: teacher.cross_fit cannot "
+            "answer them",
+            remedy=f"--{mixes[0]} 0 (teacher.{mixes[0]} may stay: it is for training the teacher), or do without "
+            "teacher.cross_fit",
+        )
+    if teacher.cross_fit and (taps := methods.taps(name, **config.method.options).teacher):
+        raise UsageError(
+            f"method {name!r} learns from the teacher's features ({', '.join(taps)}), and teacher.cross_fit is for "
+            "logits: those features are of teachers that trained on the image",
+            remedy="a method on logits, such as kd, or do without teacher.cross_fit",
+        )
+    if teacher.symmetrise and config.data.views != "auto":
+        symmetries_for(config, preset(config.data.views, config.data.view_options))
+
+
+def mixed_by(config: RunConfig) -> list[str]:
+    """The settings that mix the images that students see."""
+    return [k for k in ("mixup", "cutmix") if getattr(config.data, k) > 0 and config.data.mix_share > 0]
+
+
+def symmetries_for(config: RunConfig, spec: ViewSpec) -> tuple[Symmetry, ...]:
+    """The symmetries over which the teacher answers: those of the views if ``teacher.symmetrise``, else none.
+
+    Raises:
+        UsageError: the views have none.
+    """
+    if not config.teacher.symmetrise:
+        return (PLAIN,)
+    found = symmetries_of(flip=spec.flip, dihedral=spec.dihedral)
+    if len(found) == 1:
+        raise UsageError(
+            f"teacher.symmetrise finds no symmetry in views {config.data.views}: they neither mirror nor turn images",
+            allowed="views that mirror (light, photo, strong) or turn by quarters (aerial, aerial_strong)",
+            remedy="--views light, if a mirrored image has the same label; or do without teacher.symmetrise",
+        )
+    return found
 
 
 def check_sizes(config: RunConfig, task: str, img_size: int) -> None:
@@ -66,7 +144,7 @@ def check_sizes(config: RunConfig, task: str, img_size: int) -> None:
         ModelError: with the reason, and the nearest sizes that work.
     """
     check_size(config.student.model, img_size)
-    if task == "distill" and not is_model_path(config.teacher.model):
+    if task == "distill" and not is_given(config.teacher.model):
         check_size(config.teacher.model, img_size)
 
 

@@ -24,13 +24,13 @@ from sapling.engine.trainer import Member, PassSettings, fit
 from sapling.errors import RunError, UsageError
 from sapling.evaluation.metrics import classification_metrics, collect_logits
 from sapling.models.create import create_model, resolve_name
-from sapling.models.load import LoadedModel, Preprocess, is_model_path, load_model, save_model
+from sapling.models.load import LoadedModel, Preprocess, load_model, save_model
 from sapling.models.tapped import TappedModel
 from sapling.record import Run, atomic_file, read_json, write_json
 from sapling.screen import Screen
 from sapling.types import PairInfo, Teacher
 from sapling.workflows import scores
-from sapling.workflows.networks import check_settings_are_used
+from sapling.workflows.networks import check_settings_are_used, is_given
 
 TEACHER_STREAM = 2**30
 """Added to the seed of whatever is trained to teach: a student must not meet the very views its teacher memorised."""
@@ -116,14 +116,7 @@ def check_names(config: RunConfig, task: str) -> None:
                 remedy=f"--batch-size {max(least, 64)}",
             )
         methods.taps(config.method.name, **config.method.options)
-        if not is_given(config.teacher.model):
-            resolve_name(config.teacher.model)
         check_settings_are_used(config)
-
-
-def is_given(model: str) -> bool:
-    """Whether ``model`` is a trained network (a path) rather than a name to train here."""
-    return is_model_path(model)
 
 
 def batch_size_for(config: RunConfig, data: Dataset) -> int:

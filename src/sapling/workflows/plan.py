@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 from sapling.config import RunConfig
+from sapling.data.loader import Dataset
 from sapling.engine.trainer import autocast
 from sapling.models.create import count_macs, count_parameters, create_model, resolve_name
 from sapling.record import run_folder
 from sapling.screen import Screen
 from sapling.workflows.dataset import check_bands, open_checked
-from sapling.workflows.networks import load_given
+from sapling.workflows.networks import is_given, load_given, parts_of, symmetries_for
 from sapling.workflows.passes import (
     Machine,
     batch_size_for,
     check_names,
     data_sizes,
     epochs_for,
-    is_given,
     prepare_machine,
 )
 
@@ -58,24 +59,48 @@ def plan(config: RunConfig, *, task: str = "distill", screen: Screen | None = No
     }
     seconds = epochs * steps * seeds * step_seconds * (2 if task == "distill" else 1)
     if task == "distill":
-        if given:
-            loaded = load_given(config.teacher, data)
-            check_bands(loaded.preprocess, data, where=config.teacher.model)
-            teacher, size = loaded.model, loaded.preprocess.img_size
-        else:
-            size = data.img_size
-            teacher = create_model(config.teacher.model, num_classes=data.num_classes, in_chans=channels, img_size=size)
-        shape = (channels, size, size)
-        result["teacher"] = _card(config.teacher.model, teacher, shape)
-        teacher_epochs = 0 if given else epochs_for(config, data, wanted=config.teacher.epochs)
-        result["teacher"]["epochs"] = teacher_epochs
+        symmetries, cards, forward = len(symmetries_for(config, data.spec)), [], 0.0
+        for part in parts_of(config.teacher.model):
+            if given:
+                loaded = load_given(config.teacher.model_copy(update={"model": part}), data)
+                check_bands(loaded.preprocess, data, where=part)
+                teacher, size = loaded.model, loaded.preprocess.img_size
+            else:
+                size = data.img_size
+                teacher = create_model(part, num_classes=data.num_classes, in_chans=channels, img_size=size)
+            shape = (channels, size, size)
+            cards.append(_card(part, teacher, shape))
+            forward += _time_step(teacher, shape, batch, machine, train=False)
+        num = len(cards) if given else config.teacher.num_teachers
+        # Out of fold an image is answered by one teacher; by all of them otherwise.
+        per_image = symmetries * (1 if given or config.teacher.cross_fit else num)
+        seconds += epochs * steps * seeds * per_image * forward
+        result["teacher"] = {
+            "model": config.teacher.model,
+            **{key: sum(card[key] for card in cards) * (1 if given else num) for key in ("parameters", "macs")},
+            "num_teachers": num,
+            "symmetries": symmetries,
+            "cross_fit": config.teacher.cross_fit,
+            "forward_passes": symmetries * (1 if config.teacher.cross_fit else num),
+            "epochs": 0,
+        }
         if not given:
-            seconds += teacher_epochs * steps * _time_step(teacher, shape, batch, machine, train=True)
-        seconds += epochs * steps * seeds * _time_step(teacher, shape, batch, machine, train=False)
+            learned = _train_part(config, data)
+            result["teacher"]["epochs"] = teacher_epochs = epochs_for(config, learned, wanted=config.teacher.epochs)
+            teacher_steps = num * teacher_epochs * learned.num_batches(batch_size_for(config, learned))
+            seconds += teacher_steps * _time_step(teacher, shape, batch, machine, train=True)
         result["method"] = {"name": config.method.name, **config.method.options}
     # evaluation after each epoch takes about a tenth; imports, test split, export and report a quarter of a minute
     result["estimated_seconds"] = round(seconds * 1.1 + FIXED_SECONDS, 1)
     return result
+
+
+def _train_part(config: RunConfig, data: Dataset) -> Dataset:
+    """So much as one of the teachers learns from: without its fold, if they are cross-fitted."""
+    if not config.teacher.cross_fit:
+        return data
+    train = data.split.train
+    return replace(data, split=replace(data.split, train=train[len(train) // config.teacher.num_teachers :]))
 
 
 def _card(name: str, model: torch.nn.Module, shape: tuple[int, ...]) -> dict[str, Any]:
