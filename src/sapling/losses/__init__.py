@@ -18,6 +18,7 @@ from sapling.losses.spectral import (
     effective_rank,
     frobenius_norm,
     nuclear_norm,
+    singular_values,
 )
 
 __all__ = [
@@ -41,6 +42,7 @@ __all__ = [
     "same_size",
     "sigmoid_kl",
     "similarity_error",
+    "singular_values",
     "squared_error",
     "standardize_logits",
 ]

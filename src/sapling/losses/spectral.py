@@ -16,15 +16,32 @@ from sapling.losses.checks import full_precision
 
 FLOOR = 1e-10
 """Added to the squared singular values, as a share of their mean."""
+ZERO = 1e-25
+"""Singular values of the zero matrix."""
+
+
+def singular_values(matrix: Tensor, floor: float = FLOOR) -> Tensor:
+    """Singular values of each matrix, ``[..,min(M,N)]``, in rising order; their sum is :func:`nuclear_norm`.
+
+    Computed as ``sqrt(l_i + floor * mean(l))``, l the eigenvalues of the smaller Gram matrix.
+
+    Args:
+        matrix: ``[..,M,N]``. A value that is not finite makes them NaN.
+        floor: share of the mean squared singular value.
+
+    Raises:
+        MethodError: it is no matrix.
+    """
+    _check(matrix)
+    return _like(matrix, _roots(_gram(matrix), floor))
 
 
 def nuclear_norm(matrix: Tensor, floor: float = FLOOR) -> Tensor:
     """Sum of the singular values of each matrix, ``[..]``.
 
-    Computed as ``sum_i sqrt(l_i + floor * mean(l))``, l the eigenvalues of the smaller Gram matrix. The floor makes the
-    gradient, ``U V^T`` on the directions that the matrix uses, fade to 0 on those it does not use; its spectral norm is
-    1 at most, also for equal singular values, rank 1 and the zero matrix. The value is too large by at most
-    ``sqrt(floor)`` of the mean singular value for each direction that is not used.
+    The floor makes the gradient, ``U V^T`` on the directions that the matrix uses, fade to 0 on those it does not use;
+    its spectral norm is 1 at most, also for equal singular values, rank 1 and the zero matrix. The value is too large
+    by at most ``sqrt(floor)`` of the root mean squared singular value for each direction that is not used.
 
     Args:
         matrix: ``[..,M,N]``. A value that is not finite makes the norm NaN, so that training stops with its name.
@@ -33,8 +50,7 @@ def nuclear_norm(matrix: Tensor, floor: float = FLOOR) -> Tensor:
     Raises:
         MethodError: it is no matrix.
     """
-    _check(matrix)
-    return _like(matrix, _sum_of_roots(_gram(matrix), floor))
+    return singular_values(matrix, floor).sum(dim=-1)
 
 
 def class_nuclear_norm(matrix: Tensor, labels: Tensor, floor: float = FLOOR) -> Tensor:
@@ -59,7 +75,7 @@ def class_nuclear_norm(matrix: Tensor, labels: Tensor, floor: float = FLOOR) -> 
         )
     values = matrix.double()
     same = labels[:, None] == labels[None, :]
-    return _like(matrix, _sum_of_roots((values @ values.T) * same, floor))
+    return _like(matrix, _roots((values @ values.T) * same, floor).sum())
 
 
 def column_norm(matrix: Tensor) -> Tensor:
@@ -96,13 +112,17 @@ def effective_rank(matrix: Tensor) -> Tensor:
     Raises:
         MethodError: it is no matrix.
     """
-    _check(matrix)
     with torch.no_grad():
-        values: Tensor = torch.linalg.eigvalsh(_gram(matrix)).clamp(min=0).sqrt()
-        total = values.sum(dim=-1, keepdim=True)
-        shares = values / torch.where(total > 0, total, 1.0)
-        rank = torch.special.entr(shares).sum(dim=-1).exp() * (total > 0).squeeze(-1)
-        return _like(matrix, rank)
+        return spread(singular_values(matrix, floor=0.0))
+
+
+def spread(values: Tensor) -> Tensor:
+    """:func:`effective_rank` of singular values ``[..,N]`` that are known already, ``[..]``, without gradient."""
+    values = values.detach()
+    total = values.sum(dim=-1, keepdim=True)
+    is_zero = total <= ZERO
+    shares = torch.where(is_zero, 0.0, values / torch.where(is_zero, 1.0, total))
+    return torch.special.entr(shares).sum(dim=-1).exp() * ~is_zero.squeeze(-1)
 
 
 def _gram(matrix: Tensor) -> Tensor:
@@ -111,13 +131,13 @@ def _gram(matrix: Tensor) -> Tensor:
     return values @ values.mT if rows <= columns else values.mT @ values
 
 
-def _sum_of_roots(gram: Tensor, floor: float) -> Tensor:
+def _roots(gram: Tensor, floor: float) -> Tensor:
     if not bool(torch.isfinite(gram.detach()).all()):  # the decomposition waits for the GPU anyway
-        return gram.sum(dim=(-2, -1)) * torch.nan
+        return gram.diagonal(dim1=-2, dim2=-1) * torch.nan
     mean = gram.detach().diagonal(dim1=-2, dim2=-1).mean(dim=-1, keepdim=True)
-    # the last summand is for the zero matrix, whose root has no gradient
+    # the last summand is for the zero matrix: a root has no gradient at 0
     eigenvalues: Tensor = torch.linalg.eigvalsh(gram)
-    return (eigenvalues.clamp(min=0) + floor * mean + 1e-60).sqrt().sum(dim=-1)
+    return (eigenvalues.clamp(min=0) + floor * mean + ZERO**2).sqrt()
 
 
 def _like(matrix: Tensor, values: Tensor) -> Tensor:

@@ -38,7 +38,7 @@ from sapling.errors import ConfigError, MethodError
 from sapling.losses.divergence import kl_divergence, sigmoid_kl
 from sapling.losses.maps import as_map, as_vectors, map_shape
 from sapling.losses.relation import unit
-from sapling.losses.spectral import class_nuclear_norm, column_norm, frobenius_norm, nuclear_norm
+from sapling.losses.spectral import class_nuclear_norm, column_norm, frobenius_norm, singular_values, spread
 from sapling.methods.base import Method, MethodConfig, Requires, warmup
 from sapling.types import Batch, Outputs, PairInfo, Step, Taps
 
@@ -103,6 +103,11 @@ class Nuclear(Method):
                 self._weights = plain | {self._called(k): v for k, v in (config.weights or {}).items()}
             self._weights["kd"] = 0.0
         self._divergence = sigmoid_kl if info.multi_label else kl_divergence
+        self._effective_rank: Tensor | None = None
+
+    def observations(self) -> dict[str, Tensor]:
+        """The effective rank of the last batch's matrix (the mean over images), where it was decomposed."""
+        return {} if self._effective_rank is None else {"effective_rank": self._effective_rank}
 
     def forward(self, student: Outputs | None, teacher: Outputs | None, batch: Batch, step: Step) -> dict[str, Tensor]:
         """Give ``ce``, ``kd`` and ``nuclear``, the last times the warm-up."""
@@ -125,7 +130,9 @@ class Nuclear(Method):
             rows, most = unit(rows, dim=-1), math.sqrt(count * smaller)
         if config.mode == "max_columns":
             return 1 - column_norm(rows).mean() / most
-        norm = nuclear_norm(rows).mean() / most
+        values = singular_values(rows)
+        self._effective_rank = spread(values).mean()
+        norm = values.sum(dim=-1).mean() / most
         if config.mode == "ole":
             return class_nuclear_norm(rows, self.class_numbers(batch)) / most - norm
         return norm if config.mode == "min" else 1 - norm
