@@ -119,9 +119,8 @@ def effective_rank(matrix: Tensor) -> Tensor:
 def spread(values: Tensor) -> Tensor:
     """:func:`effective_rank` of singular values ``[..,N]`` that are known already, ``[..]``, without gradient."""
     values = values.detach()
-    total = values.sum(dim=-1, keepdim=True)
-    is_zero = total <= ZERO
-    shares = torch.where(is_zero, 0.0, values / torch.where(is_zero, 1.0, total))
+    is_zero = values.amax(dim=-1, keepdim=True) <= 2 * ZERO
+    shares = values / torch.where(is_zero, 1.0, values.sum(dim=-1, keepdim=True))
     return torch.special.entr(shares).sum(dim=-1).exp() * ~is_zero.squeeze(-1)
 
 
