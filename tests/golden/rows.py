@@ -13,7 +13,20 @@ import numpy as np
 import torch
 
 from sapling import methods
-from sapling.losses import decoupled, inter_class, intra_class, kl_divergence, standardize_logits
+from sapling.losses import (
+    affinity_divergence,
+    angle_error,
+    attention_error,
+    column_norm,
+    decoupled,
+    distance_error,
+    inter_class,
+    intra_class,
+    kl_divergence,
+    nuclear_norm,
+    similarity_error,
+    standardize_logits,
+)
 from sapling.types import Batch, Outputs, PairInfo, Step
 
 GOLDEN = json.loads((Path(__file__).parent / "golden.json").read_text())
@@ -28,13 +41,28 @@ def draw(seed, shape, scale=1.0):
 ZS, ZT = draw(1, (8, 10), 2), draw(2, (8, 10), 2)
 Y = torch.from_numpy(np.random.RandomState(3).randint(0, 10, 8))
 FS2, FT2 = draw(9, (8, 64, 4, 4)), draw(12, (8, 64, 4, 4))
+STAGE_TAPS = ("stage2", "stage3", "stage4")
+STAGE_SHAPES = ((16, 16, 16), (32, 8, 8), (64, 4, 4))
 
 
-def total(name, **config):
+def after_relu(first_seed, shapes):
+    """Three stage maps, as the references get them."""
+    drawn = (draw(first_seed + i, (8, *shape)).relu() for i, shape in enumerate(shapes))
+    return dict(zip(STAGE_TAPS, drawn, strict=True))
+
+
+OURS, THEIRS = after_relu(7, STAGE_SHAPES), after_relu(10, STAGE_SHAPES)
+LARGER = after_relu(13, ((24, 32, 32), (48, 16, 16), (96, 8, 8)))
+EMBEDDED, TAUGHT = {"embedding": draw(4, (8, 16))}, {"embedding": draw(5, (8, 32))}
+
+
+def total(name, student=None, teacher=None, **config):
     """Weighted sum of the terms beside ``ce``, through the method itself."""
-    method = methods.build(name, PairInfo(num_classes=10, num_samples=8), **config)
+    student, teacher = student or {}, teacher or {}
+    shapes = ({tap: tuple(f.shape[1:]) for tap, f in side.items()} for side in (student, teacher))
+    method = methods.build(name, PairInfo(10, 8, *shapes), **config)
     batch = Batch(torch.zeros(8, 3, 2, 2), Y, torch.arange(8), torch.zeros(8, dtype=torch.int64))
-    terms = method(Outputs(ZS), Outputs(ZT), batch, Step(progress=0.99))
+    terms = method(Outputs(ZS, student), Outputs(ZT, teacher), batch, Step(progress=0.99))
     return sum(method.weights[k] * v for k, v in terms.items() if k != "ce")
 
 
@@ -48,6 +76,16 @@ def dkd(target, non_target, **config):
 
 def dist(inter, intra, temperature):
     return total("dist", weights={"inter": inter, "intra": intra}, temperature=temperature)
+
+
+def features(name, student, teacher, **weights):
+    return total(name, student, teacher, weights=weights)
+
+
+def predictions(mode):
+    """1 - (1 - norm / B), as BNM takes the norm of the student's probabilities."""
+    settings = {"base": "none", "tap": "predictions", "normalise": False, "weights": {"nuclear": 1}}
+    return 1 - total("nuclear", mode=mode, **settings)
 
 
 def by_channel(maps):
@@ -78,11 +116,29 @@ ROWS = {
     "FDBD default: channel axis, mean over B,H,W (FS2,FT2)": lambda: kl_divergence(FS2, FT2, 1.0, "positionmean"),
     "CWD spatial tau=1 (FS2,FT2)": lambda: kl_divergence(by_channel(FS2), by_channel(FT2), 1.0),
     "CWD spatial tau=4 (FS2,FT2)": lambda: kl_divergence(by_channel(FS2), by_channel(FT2), 4.0),
+    "AT p=2 same shapes (3 stages, relu feats)": lambda: features("at", OURS, THEIRS, at=1),
+    "AT p=2 teacher 2x spatial": lambda: features("at", OURS, LARGER, at=1),
+    "SP last stage (relu feats)": lambda: features("sp", OURS, LARGER, sp=1),
+    "RKD d=25 a=50 (16 vs 32 dims)": lambda: features("rkd", EMBEDDED, TAUGHT),
+    "RKD distance only w=1": lambda: features("rkd", EMBEDDED, TAUGHT, distance=1, angle=0),
+    "RKD official distance": lambda: features("rkd", EMBEDDED, TAUGHT, distance=1, angle=0),
+    "RKD angle only w=1": lambda: features("rkd", EMBEDDED, TAUGHT, distance=0, angle=1),
+    "PKT": lambda: features("pkt", EMBEDDED, TAUGHT, pkt=1),
+    "nuc norm of 8x16": lambda: nuclear_norm(draw(80, (8, 16))),
+    "BNM = ||softmax(zs)||_* / B": lambda: predictions("max"),
+    "FBNM mean of top-min(B,C) col norms": lambda: predictions("max_columns"),
 }
 # the same functions once more, free of the methods around them
 PURE = {
     "DKD a=1 b=8 T=4": lambda: sum(w * v for w, v in zip((1, 8), decoupled(ZS, ZT, Y, 4.0), strict=True)),
     "LSKD KD z-score T=2": lambda: kl_divergence(standardize_logits(ZS), standardize_logits(ZT), 2.0),
+    "AT p=2 teacher 2x spatial": lambda: sum(attention_error(OURS[k], LARGER[k]) for k in STAGE_TAPS),
+    "SP last stage (relu feats)": lambda: similarity_error(OURS["stage4"], LARGER["stage4"]),
+    "RKD distance only w=1": lambda: distance_error(EMBEDDED["embedding"], TAUGHT["embedding"]),
+    "RKD angle only w=1": lambda: angle_error(EMBEDDED["embedding"], TAUGHT["embedding"]),
+    "PKT": lambda: affinity_divergence(EMBEDDED["embedding"], TAUGHT["embedding"]),
+    "BNM = ||softmax(zs)||_* / B": lambda: nuclear_norm(ZS.softmax(1)) / 8,
+    "FBNM mean of top-min(B,C) col norms": lambda: column_norm(ZS.softmax(1)) / 8,
 }
 
 

@@ -262,7 +262,8 @@ def _train_step(
     member.optimizer.step()
     if member.average:
         member.average.update(number)
-    return {**{k: v.detach() for k, v in terms.items()}, "loss": loss.detach()}
+    seen = {f"_{k}": v for k, v in member.method.observations().items()}  # the report draws no curve of a _name
+    return {**{k: v.detach() for k, v in terms.items()}, **seen, "loss": loss.detach()}
 
 
 def autocast(device: str, *, bf16: bool) -> contextlib.AbstractContextManager[Any]:

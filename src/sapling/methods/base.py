@@ -282,6 +282,10 @@ class Method(nn.Module):
             )
         return batch.labels
 
+    def observations(self) -> dict[str, Tensor]:
+        """Scalars of the last batch that are no terms: only logged, in ``metrics.jsonl`` under ``_name``."""
+        return {}
+
 
 def warmup(step: Step, share: float) -> float:
     """Rise from 0 to 1 over the first ``share`` of the phase, in a straight line; 1 where ``share`` is 0."""

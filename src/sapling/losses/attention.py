@@ -1,0 +1,46 @@
+"""Losses on where a network looks: the energy of a feature map at each pixel."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from sapling.errors import MethodError
+from sapling.losses.maps import as_map, same_size
+from sapling.losses.relation import unit
+
+
+def attention_map(feature: Tensor, power: float = 2.0) -> Tensor:
+    """``[B,H W]``: the mean over channels of ``|F|^power`` at each pixel, scaled to length 1 per image.
+
+    Source: Zagoruyko, Komodakis 2017, equation 2 and the l2 normalisation below it; a mean in place of the sum, which
+    the normalisation takes away again. An image whose map is 0 everywhere has an attention of 0 and no gradient.
+
+    Args:
+        feature: ``[B,C,H,W]``, or tokens ``[B,T,D]`` of a square grid.
+        power: p, 1 or more: the larger, the more the strongest channels count.
+
+    Raises:
+        MethodError: the feature is no map, or the power is below 1, where the gradient at 0 is infinite.
+    """
+    if not power >= 1:
+        raise MethodError(f"power is {power}", allowed="1 or more")
+    return unit(as_map(feature).abs().pow(power).mean(dim=1).flatten(1), dim=1)
+
+
+def attention_error(student: Tensor, teacher: Tensor, power: float = 2.0) -> Tensor:
+    """Mean over images and pixels of the squared difference of two attention maps.
+
+    The larger map is pooled to the size of the smaller before attention is computed, as in mdistiller. A mean over
+    ``B H W`` elements of maps of length 1 is about 1 / (H W): the weight that fits depends on the size of the map. The
+    scale of either side does not matter.
+
+    Args:
+        student: ``[B,C,H,W]`` or tokens ``[B,T,D]``.
+        teacher: the same with any number of channels, any size.
+        power: p.
+
+    Raises:
+        MethodError: as :func:`attention_map`.
+    """
+    student, teacher = same_size(as_map(student), as_map(teacher))
+    return (attention_map(student, power) - attention_map(teacher, power)).square().mean()
