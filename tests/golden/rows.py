@@ -14,6 +14,8 @@ import torch
 
 from sapling import methods
 from sapling.losses import decoupled, inter_class, intra_class, kl_divergence, standardize_logits
+from sapling.losses.embeddings import mean_gap
+from sapling.losses.hierarchical import hierarchical_context
 from sapling.types import Batch, Outputs, PairInfo, Step
 
 GOLDEN = json.loads((Path(__file__).parent / "golden.json").read_text())
@@ -28,6 +30,8 @@ def draw(seed, shape, scale=1.0):
 ZS, ZT = draw(1, (8, 10), 2), draw(2, (8, 10), 2)
 Y = torch.from_numpy(np.random.RandomState(3).randint(0, 10, 8))
 FS2, FT2 = draw(9, (8, 64, 4, 4)), draw(12, (8, 64, 4, 4))
+STAGES = [(16, 16, 16), (32, 8, 8), (64, 4, 4)]
+FS, FT = ([draw(seed + i, (8, *shape)) for i, shape in enumerate(STAGES)] for seed in (7, 10))
 
 
 def total(name, **config):
@@ -48,6 +52,18 @@ def dkd(target, non_target, **config):
 
 def dist(inter, intra, temperature):
     return total("dist", weights={"inter": inter, "intra": intra}, temperature=temperature)
+
+
+def vkd():
+    """The method with the projector of the recipe: the Q of a QR decomposition."""
+    info = PairInfo(10, 8, {"embedding": (16,)}, {"embedding": (32,)})
+    method = methods.build("vkd", info)
+    matrix = np.linalg.qr(np.random.RandomState(92).randn(32, 16).astype(np.float32)).Q
+    method.projector.weight = torch.from_numpy(matrix)
+    student, teacher = draw(4, (8, 16)), draw(5, (8, 32))
+    batch = Batch(torch.zeros(8, 3, 2, 2), Y, torch.arange(8), torch.zeros(8, dtype=torch.int64))
+    outputs = Outputs(ZS, {"embedding": student}), Outputs(ZT, {"embedding": teacher})
+    return method(*outputs, batch, Step(terms=("vkd",)))["vkd"].detach()
 
 
 def by_channel(maps):
@@ -72,6 +88,9 @@ ROWS = {
     "LSKD KD z-score T=2": lambda: kd(temperature=2, standardize=True),
     "LSKD KD no z-score T=2": lambda: kd(temperature=2),
     "LSKD DKD z-score a=1 b=8 T=2": lambda: dkd(1, 8, temperature=2, standardize=True),
+    "ReviewKD hcl (3 same-shape stages)": lambda: sum(map(hierarchical_context, FS, FT)),
+    "SRRL statm_loss stage3": lambda: mean_gap(FS2, FT2),
+    "VkD smooth-L1": vkd,
     "TAKD KL (reduction mean) *T^2, T=4": lambda: kl_divergence(ZS, ZT, 4.0, "mean"),
     "CompRess KLD on logits": lambda: kl_divergence(ZS, ZT, 1.0),
     "DML KL": lambda: kl_divergence(ZS, ZT, 1.0),

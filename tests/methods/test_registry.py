@@ -56,7 +56,7 @@ def test_a_damaged_catalogue_does_no_harm(monkeypatch, tmp_path):
 
 
 def test_unknown_names_are_met_with_the_nearest():
-    with pytest.raises(MethodError, match=r"unknown method 'dkdd'; did you mean 'dkd'[\s\S]*dist, dkd, kd, none"):
+    with pytest.raises(MethodError, match=r"unknown method 'dkdd'; did you mean 'dkd'[\s\S]*allowed: .*\bdist, dkd, "):
         methods.build("dkdd", pair_info())
     with pytest.raises(MethodError, match="unknown method 'base'"):
         methods.load_class("base")
@@ -145,7 +145,7 @@ def test_another_package_offers_a_method(monkeypatch, tmp_path):
         EntryPoint("other", "hint:Hint", registry.GROUP),
         EntryPoint("gone", "no_such_package", registry.GROUP),
     )
-    assert methods.names() == ["dist", "dkd", "gone", "hint", "kd", "none", "other"]
+    assert methods.names() == sorted([*registry.built_in(), "gone", "hint", "other"])
     assert methods.build("hint", pair_info()).name == "hint"
     assert registry.entry("hint")["terms"] == ["ce", "hint"]
     assert methods.check_config("hint", {"x": 1}) == []  # when it is built: checking must not import packages
