@@ -110,3 +110,19 @@ def resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
     if maps.shape[2] >= size[0] and maps.shape[3] >= size[1]:
         return F.adaptive_avg_pool2d(maps, size)
     return F.interpolate(maps, size, mode="nearest")
+
+
+def smaller(first: Grid, second: Grid) -> tuple[int, int]:
+    """Height and width that both can be brought to without inventing anything."""
+    return min(first.height, second.height), min(first.width, second.width)
+
+
+def different(stages: list[str]) -> list[str]:
+    """Give a setting that lists taps, if it names none twice.
+
+    Raises:
+        ValueError: as a check of pydantic's does; the registry makes it a message of ours.
+    """
+    if len(set(stages)) < len(stages):
+        raise ValueError(f"{', '.join(stages)} names one twice, and each counts once")
+    return stages

@@ -15,7 +15,9 @@ import torch
 from sapling import methods
 from sapling.losses import decoupled, inter_class, intra_class, kl_divergence, standardize_logits
 from sapling.losses.embeddings import mean_gap
+from sapling.losses.gaussian import gaussian_nll
 from sapling.losses.hierarchical import hierarchical_context
+from sapling.losses.margins import partial_distance
 from sapling.types import Batch, Outputs, PairInfo, Step
 
 GOLDEN = json.loads((Path(__file__).parent / "golden.json").read_text())
@@ -91,6 +93,10 @@ ROWS = {
     "ReviewKD hcl (3 same-shape stages)": lambda: sum(map(hierarchical_context, FS, FT)),
     "SRRL statm_loss stage3": lambda: mean_gap(FS2, FT2),
     "VkD smooth-L1": vkd,
+    "OFD feat_loss mdistiller margin=-0.5": lambda: partial_distance(FS2, FT2, torch.full((64,), -0.5)),
+    "OFD distillation_loss official margin=-0.5": lambda: 8 * partial_distance(FS2, FT2, torch.full((64,), -0.5)),
+    "VID identity regressor init_var=5 stage3": lambda: gaussian_nll(FS2, FT2, torch.full((64,), 5.0)),
+    "CTKD T0": lambda: methods.build("ctkd", PairInfo(num_classes=10, num_samples=8)).temperature.detach(),
     "TAKD KL (reduction mean) *T^2, T=4": lambda: kl_divergence(ZS, ZT, 4.0, "mean"),
     "CompRess KLD on logits": lambda: kl_divergence(ZS, ZT, 1.0),
     "DML KL": lambda: kl_divergence(ZS, ZT, 1.0),

@@ -6,13 +6,15 @@ import pytest
 import torch
 
 from sapling import methods
+from sapling.errors import ConfigError
 from sapling.models.create import create_model
 from sapling.models.load import Preprocess
 from sapling.models.tapped import TappedModel
 from sapling.types import Batch, PairInfo, Phase, Step
 from tests.methods.hidden import CNN, WIDE, K, info_of, outputs_of
 
-NAMES = ["reviewkd", "srrl", "vkd"]
+NAMES = ["reviewkd", "srrl", "vid", "vkd"]
+WITH_STAGES = ["ofd", "reviewkd", "vid"]
 NETWORKS = ["cnn3", "resnet8x4", "vit_tiny_patch16_224"]
 
 
@@ -47,7 +49,13 @@ def test_real_networks(name, s, t, networks):
     assert torch.isfinite(first.grad).all()
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", WITH_STAGES)
+def test_a_stage_counts_once(name):
+    with pytest.raises(ConfigError, match="stage4, stage4 names one twice"):
+        methods.build(name, info_of(CNN, WIDE), stages=["stage4", "stage4"])
+
+
+@pytest.mark.parametrize("name", [*NAMES, "ofd"])
 def test_several_labels_per_image(name):
     method = methods.build(name, info_of(CNN, WIDE, multi_label=True)).double()
     targets = (torch.rand(6, K) < 0.4).double()

@@ -124,9 +124,7 @@ def test_carried_width_is_that_of_the_deepest_map_and_512_at_most():
 
 
 def test_wrong_settings_and_shapes():
-    with pytest.raises(ConfigError, match="stages names one twice"):
-        make(stages=["stage4", "stage4"])
-    with pytest.raises(ConfigError, match="stages"):
+    with pytest.raises(ConfigError, match="stages: has 0 values; allowed: 1 or more"):
         make(stages=[])
     with pytest.raises(MethodError, match=r"cannot place teacher's stage3.pre of shape \[15, 12\]"):
         make(teacher={**WIDE, "stage3": (15, 12)})

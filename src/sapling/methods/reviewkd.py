@@ -21,12 +21,14 @@ Departures: stages 2 to 4, because networks of three maps have no stage1; with s
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, Field
 from torch import Tensor, nn
 
 from sapling.fusion import AttentionFusion
-from sapling.grids import grid_of
+from sapling.grids import different, grid_of
 from sapling.losses.hierarchical import hierarchical_context
 from sapling.methods.base import Method, MethodConfig, Requires, warmup
 from sapling.types import Batch, Outputs, PairInfo, Step, Taps
@@ -40,18 +42,11 @@ class ReviewKD(Method):
     class Config(MethodConfig):
         """Settings of reviewkd."""
 
-        stages: list[str] = Field(
+        stages: Annotated[list[str], AfterValidator(different)] = Field(
             ["stage2", "stage3", "stage4"], min_length=1, description="maps of both networks, shallowest first"
         )
         embedding: bool = Field(True, description="the embeddings of both are the deepest level")
         warmup_share: float = Field(1 / 12, ge=0, le=1, description="share of training in which review rises from 0")
-
-        @field_validator("stages")
-        @classmethod
-        def _different(cls, stages: list[str]) -> list[str]:
-            if len(set(stages)) < len(stages):
-                raise ValueError(f"stages names one twice: {', '.join(stages)}; each level counts once")
-            return stages
 
     config: Config
     terms = ("ce", "review")
