@@ -121,6 +121,7 @@ def test_taps_are_the_maps_behind_and_before_the_activation():
 def test_carried_width_is_that_of_the_deepest_map_and_512_at_most():
     assert make().levels[0].enter[0].out_channels == 10
     assert make({**CNN, "embedding": (600,)}).levels[2].enter[0].out_channels == 512
+    assert make(max_channels=3).levels[3].leave[0].in_channels == 3
 
 
 def test_wrong_settings_and_shapes():

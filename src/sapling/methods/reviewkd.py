@@ -12,7 +12,8 @@ Formula: L = CE(z_s, y) + r sum over levels of HCL(BN(conv3x3(x_l)), F_t,l), r r
     errors at full resolution (1) and of maps pooled to 4, 2 and 1 cells a side (1/2, 1/4, 1/8)
 Defaults: ce 1, review 1, the authors' weight on ImageNet and for ResNet-110 -> ResNet-32; theirs on CIFAR-100 are 0.6
     to 8, mostly 5. Warm-up 1/12 (20 of 240 epochs): mdistiller. The student's maps behind their activation, the
-    teacher's before it, the embeddings as deepest level, at most 512 channels carried: mdistiller.
+    teacher's before it, the embeddings as deepest level, at most 512 channels carried: mdistiller. With a tiny student
+    the fusions cost many times what it costs itself; a smaller max_channels makes them cheaper.
 Departures: stages 2 to 4, because networks of three maps have no stage1; with stage1 they are the authors' levels on
     ImageNet. Where sizes differ, a map grows by repeating the nearest, as theirs, and shrinks by means (theirs: the
     nearest). The warm-up is a share of the run and rises with every batch; the authors count epochs. The tokens of a
@@ -33,8 +34,6 @@ from sapling.losses.hierarchical import hierarchical_context
 from sapling.methods.base import Method, MethodConfig, Requires, warmup
 from sapling.types import Batch, Outputs, PairInfo, Step, Taps
 
-WIDEST = 512
-
 
 class ReviewKD(Method):
     """Cross-entropy on the labels, and the review of all levels."""
@@ -46,6 +45,12 @@ class ReviewKD(Method):
             ["stage2", "stage3", "stage4"], min_length=1, description="maps of both networks, shallowest first"
         )
         embedding: bool = Field(True, description="the embeddings of both are the deepest level")
+        max_channels: int = Field(
+            512,
+            ge=1,
+            le=4096,
+            description="channels that are carried between levels, if the student's last map has as many",
+        )
         warmup_share: float = Field(1 / 12, ge=0, le=1, description="share of training in which review rises from 0")
 
     config: Config
@@ -69,7 +74,7 @@ class ReviewKD(Method):
         wanted = self.taps(config)
         self._students = {t: grid_of(t, info.student_shapes, side="student", method=self.name) for t in wanted.student}
         self._teachers = {t: grid_of(t, info.teacher_shapes, side="teacher", method=self.name) for t in wanted.teacher}
-        mid = min(WIDEST, self._students[wanted.student[-1]].channels)
+        mid = min(config.max_channels, self._students[wanted.student[-1]].channels)
         deepest_first = reversed(list(zip(wanted.student, wanted.teacher, strict=True)))
         self.levels = nn.ModuleList(
             AttentionFusion(self._students[s].channels, mid, self._teachers[t].channels, fuses=number > 0)

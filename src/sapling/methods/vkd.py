@@ -9,9 +9,9 @@ Year: 2024
 Formula: L = CE(z_s, y) + smoothL1(P e_s, (e_t - mean(e_t)) / std(e_t)), mean over images and D_t; P [D_t,D_s] has
     orthonormal columns, or rows where D_s > D_t
 Defaults: ce 1, vkd 1: the authors' settings.
-Departures: P is the Q of the QR decomposition of a free matrix, with a positive diagonal of R; the authors' is a matrix
-    exponential. Weight decay shrinks the free matrix and leaves Q alone (torch's own orthogonal parametrisation
-    becomes 0 under weight decay). The embedding is what the classifier reads; the authors take the mean over the
+Departures: P is the Q of the QR decomposition of a free matrix, with a positive diagonal of R: weight decay shrinks the
+    free matrix and leaves Q alone (torch's own parametrisation of matrices that are not square becomes 0 in the first
+    step with weight decay). The embedding is what the classifier reads; the authors take the mean over the
     student's tokens, which student_tap stage4 gives of a ViT. No second head with a KL term: students have one here.
 """
 
