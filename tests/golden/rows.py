@@ -27,6 +27,10 @@ from sapling.losses import (
     similarity_error,
     standardize_logits,
 )
+from sapling.losses.embeddings import mean_gap
+from sapling.losses.gaussian import gaussian_nll
+from sapling.losses.hierarchical import hierarchical_context
+from sapling.losses.margins import partial_distance
 from sapling.types import Batch, Outputs, PairInfo, Step
 
 GOLDEN = json.loads((Path(__file__).parent / "golden.json").read_text())
@@ -43,6 +47,8 @@ Y = torch.from_numpy(np.random.RandomState(3).randint(0, 10, 8))
 FS2, FT2 = draw(9, (8, 64, 4, 4)), draw(12, (8, 64, 4, 4))
 STAGE_TAPS = ("stage2", "stage3", "stage4")
 STAGE_SHAPES = ((16, 16, 16), (32, 8, 8), (64, 4, 4))
+STAGES = [(16, 16, 16), (32, 8, 8), (64, 4, 4)]
+FS, FT = ([draw(seed + i, (8, *shape)) for i, shape in enumerate(STAGES)] for seed in (7, 10))
 
 
 def after_relu(first_seed, shapes):
@@ -86,6 +92,16 @@ def predictions(mode):
     """1 - (1 - norm / B), as BNM takes the norm of the student's probabilities."""
     settings = {"base": "none", "tap": "predictions", "normalise": False, "weights": {"nuclear": 1}}
     return 1 - total("nuclear", mode=mode, **settings)
+def vkd():
+    """The method with the projector of the recipe: the Q of a QR decomposition."""
+    info = PairInfo(10, 8, {"embedding": (16,)}, {"embedding": (32,)})
+    method = methods.build("vkd", info)
+    matrix = np.linalg.qr(np.random.RandomState(92).randn(32, 16).astype(np.float32)).Q
+    method.projector.weight = torch.from_numpy(matrix)
+    student, teacher = draw(4, (8, 16)), draw(5, (8, 32))
+    batch = Batch(torch.zeros(8, 3, 2, 2), Y, torch.arange(8), torch.zeros(8, dtype=torch.int64))
+    outputs = Outputs(ZS, {"embedding": student}), Outputs(ZT, {"embedding": teacher})
+    return method(*outputs, batch, Step(terms=("vkd",)))["vkd"].detach()
 
 
 def by_channel(maps):
@@ -110,6 +126,13 @@ ROWS = {
     "LSKD KD z-score T=2": lambda: kd(temperature=2, standardize=True),
     "LSKD KD no z-score T=2": lambda: kd(temperature=2),
     "LSKD DKD z-score a=1 b=8 T=2": lambda: dkd(1, 8, temperature=2, standardize=True),
+    "ReviewKD hcl (3 same-shape stages)": lambda: sum(map(hierarchical_context, FS, FT)),
+    "SRRL statm_loss stage3": lambda: mean_gap(FS2, FT2),
+    "VkD smooth-L1": vkd,
+    "OFD feat_loss mdistiller margin=-0.5": lambda: partial_distance(FS2, FT2, torch.full((64,), -0.5)),
+    "OFD distillation_loss official margin=-0.5": lambda: 8 * partial_distance(FS2, FT2, torch.full((64,), -0.5)),
+    "VID identity regressor init_var=5 stage3": lambda: gaussian_nll(FS2, FT2, torch.full((64,), 5.0)),
+    "CTKD T0": lambda: methods.build("ctkd", PairInfo(num_classes=10, num_samples=8)).temperature.detach(),
     "TAKD KL (reduction mean) *T^2, T=4": lambda: kl_divergence(ZS, ZT, 4.0, "mean"),
     "CompRess KLD on logits": lambda: kl_divergence(ZS, ZT, 1.0),
     "DML KL": lambda: kl_divergence(ZS, ZT, 1.0),
