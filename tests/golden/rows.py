@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from sapling import methods
-from sapling.losses import decoupled, inter_class, intra_class, kl_divergence, standardize_logits
+from sapling.losses import decoupled, inter_class, intra_class, kl_divergence, spatial_kl, standardize_logits
 from sapling.types import Batch, Outputs, PairInfo, Step
 
 GOLDEN = json.loads((Path(__file__).parent / "golden.json").read_text())
@@ -50,11 +50,6 @@ def dist(inter, intra, temperature):
     return total("dist", weights={"inter": inter, "intra": intra}, temperature=temperature)
 
 
-def by_channel(maps):
-    """``[B,C,H,W]`` -> ``[B C, H W]``: CWD compares the pixels of each channel."""
-    return maps.flatten(2).flatten(0, 1)
-
-
 ROWS = {
     "KD T=4 (mdistiller kd_loss)": lambda: kd(temperature=4),
     "KD T=1": lambda: kd(temperature=1),
@@ -76,8 +71,8 @@ ROWS = {
     "CompRess KLD on logits": lambda: kl_divergence(ZS, ZT, 1.0),
     "DML KL": lambda: kl_divergence(ZS, ZT, 1.0),
     "FDBD default: channel axis, mean over B,H,W (FS2,FT2)": lambda: kl_divergence(FS2, FT2, 1.0, "positionmean"),
-    "CWD spatial tau=1 (FS2,FT2)": lambda: kl_divergence(by_channel(FS2), by_channel(FT2), 1.0),
-    "CWD spatial tau=4 (FS2,FT2)": lambda: kl_divergence(by_channel(FS2), by_channel(FT2), 4.0),
+    "CWD spatial tau=1 (FS2,FT2)": lambda: spatial_kl(FS2, FT2, 1.0),
+    "CWD spatial tau=4 (FS2,FT2)": lambda: spatial_kl(FS2, FT2, 4.0),
 }
 # the same functions once more, free of the methods around them
 PURE = {

@@ -7,6 +7,15 @@ detaches its teacher once, in ``Method.pair``.
 """
 
 from sapling.losses.correlation import inter_class, intra_class, pearson
-from sapling.losses.divergence import decoupled, kl_divergence, sigmoid_kl, standardize_logits
+from sapling.losses.divergence import decoupled, kl_divergence, sigmoid_kl, spatial_kl, standardize_logits
 
-__all__ = ["decoupled", "inter_class", "intra_class", "kl_divergence", "pearson", "sigmoid_kl", "standardize_logits"]
+__all__ = [
+    "decoupled",
+    "inter_class",
+    "intra_class",
+    "kl_divergence",
+    "pearson",
+    "sigmoid_kl",
+    "spatial_kl",
+    "standardize_logits",
+]
