@@ -78,6 +78,7 @@ class Method(nn.Module):
     Attributes:
         name: the file's name, which is the name in settings, on the command line and in the docs.
         terms: names of the terms, the label term ``ce`` first.
+        own_terms: those terms that train parts of the method and give the student no gradient.
         requires: what it needs.
         default_alpha: share of the label term when nothing is given; None: the terms are just added.
         scales: natural size of a term's weight where it is not 1.
@@ -90,6 +91,7 @@ class Method(nn.Module):
     Config: ClassVar[type[MethodConfig]] = MethodConfig
     name: ClassVar[str] = ""
     terms: ClassVar[tuple[str, ...]] = ()
+    own_terms: ClassVar[tuple[str, ...]] = ()
     requires: ClassVar[Requires] = Requires()
     default_alpha: ClassVar[float | None] = None
     scales: ClassVar[Mapping[str, float]] = {}

@@ -47,8 +47,7 @@ def _measured(branch: Branch, batches: list[Tensor]) -> dict[str, Any]:
     found: dict[str, Any] = {"num_images": sum(len(b) for b in batches)}
     if branch.autoencoder is not None:
         error = sum(float((branch.autoencoder(b)[1] - b).double().square().sum()) for b in batches)
-        every = torch.cat([b.transpose(0, 1).flatten(1) for b in batches], dim=1).double()
-        spread = float((every - every.mean(dim=1, keepdim=True)).square().sum())
+        spread = _spread(batches)
         found["ae_r2"] = round(1 - error / spread, 4) if spread > 0 else 0.0
     if branch.denoiser is None:
         return found
@@ -67,6 +66,13 @@ def _measured(branch: Branch, batches: list[Tensor]) -> dict[str, Any]:
     found["noise_loss"] = {f"{a}-{b}": round(s / num, 4) for (a, b), s in zip(BUCKETS, sums, strict=True)}
     found["cosine_before"], found["cosine_after"] = round(before / num, 4), round(after / num, 4)
     return found
+
+
+def _spread(batches: list[Tensor]) -> float:
+    """Summed squared deviation of all values from the mean of their channel."""
+    positions = sum(b.numel() // b.shape[1] for b in batches)
+    means = torch.stack([b.double().sum(dim=(0, 2, 3)) for b in batches]).sum(dim=0) / positions
+    return sum(float((b.double() - means.view(1, -1, 1, 1)).square().sum()) for b in batches)
 
 
 def judge_branch(name: str, measured: Mapping[str, Any]) -> list[str]:

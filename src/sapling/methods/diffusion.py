@@ -142,6 +142,7 @@ class DiffusionMethod(Method):
     Config = DiffusionConfig
     config: DiffusionConfig
     terms = ("ce", "diffkd", "diff", "ae")
+    own_terms = ("diff", "ae")
     requires = Requires(labels=False, min_batch=2, multi_label=True)
 
     @classmethod

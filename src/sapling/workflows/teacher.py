@@ -49,6 +49,17 @@ class CheckedTeacher:
     card: dict[str, Any]
     bands: Bands | None = None
 
+    @property
+    def identity(self) -> dict[str, str]:
+        """What its answers depend on."""
+        loaded = self.loaded
+        return {
+            "sha256": str(self.card["sha256"]),
+            "architecture": loaded.architecture,
+            "preprocess": str(loaded.preprocess),
+            "bands": str(self.bands),
+        }
+
     def live(self, machine: Machine, taps: Sequence[str]) -> LiveTeacher:
         """The teacher, ready to answer batches."""
         model = TappedModel(self.loaded.model, self.loaded.preprocess, taps, bands=self.bands)
