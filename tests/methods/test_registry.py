@@ -56,7 +56,7 @@ def test_a_damaged_catalogue_does_no_harm(monkeypatch, tmp_path):
 
 
 def test_unknown_names_are_met_with_the_nearest():
-    with pytest.raises(MethodError, match=r"unknown method 'dkdd'; did you mean 'dkd'[\s\S]*dist, dkd, kd, none"):
+    with pytest.raises(MethodError, match=r"unknown method 'dkdd'; did you mean 'dkd'[\s\S]*dist, dkd, fdbd, kd, none"):
         methods.build("dkdd", pair_info())
     with pytest.raises(MethodError, match="unknown method 'base'"):
         methods.load_class("base")
