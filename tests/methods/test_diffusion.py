@@ -204,7 +204,7 @@ def learners(method, step, term):
     method.zero_grad()
     plain = outputs(1, "student")
     leaf = Outputs(plain.logits.requires_grad_(), {k: v.requires_grad_() for k, v in plain.features.items()})
-    give(method, step, term, leaf)[term].backward()
+    give(method, step, student=leaf)[term].backward()
     found = set()
     for branch in method.branches.values():
         found |= {part for part in PARTS if getattr(branch, part) is not None and has_gradient(getattr(branch, part))}

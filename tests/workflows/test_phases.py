@@ -23,6 +23,7 @@ from sapling.workflows import phases
 from sapling.workflows.dataset import open_dataset
 from sapling.workflows.passes import Machine
 from sapling.workflows.phases import phase_key, phase_results, phase_warnings, prepare_phases
+from sapling.workflows.plan import plan
 from tests.conftest import SMALL_RUN
 from tests.digests import digest
 
@@ -170,6 +171,17 @@ def test_a_denoiser_that_does_not_denoise_is_named(world, tmp_path):
 def test_methods_of_one_phase_leave_nothing_behind(world, tmp_path):
     assert prepare(world, tmp_path / "a", make(world, joint=True, phase1_epochs=None)) == ({}, [])
     assert not (tmp_path / "a" / "phases").exists()
+
+
+def test_a_dry_run_tells_of_the_phase(photos, tmp_path, capsys):
+    from sapling.tables import print_plan
+
+    blocks = {**SMALL_RUN, "data": {"source": str(photos), "img_size": 16}, "method": {"name": "fdbd"}}
+    found = plan(build({**blocks, "output": str(tmp_path / "r")}))
+    assert found["phases"] == [{"name": "denoiser", "epochs": 667, "steps": 2001}]
+    print_plan(found)
+    assert "2,001 steps on the teacher alone" in capsys.readouterr().out
+    assert "phases" not in plan(build({**blocks, "method": "kd"}))
 
 
 # ---- whole runs ----

@@ -7,11 +7,18 @@ from typing import Any
 
 import torch
 
+from sapling import methods
 from sapling.config import RunConfig
+from sapling.data.loader import Dataset
+from sapling.engine.phases import phase_epochs
+from sapling.engine.plan import before_students
 from sapling.engine.trainer import autocast
 from sapling.models.create import count_macs, count_parameters, create_model, resolve_name
+from sapling.models.load import Preprocess
+from sapling.models.tapped import TappedModel
 from sapling.record import run_folder
 from sapling.screen import Screen
+from sapling.teachers.live import LiveTeacher
 from sapling.workflows.dataset import check_bands, open_checked
 from sapling.workflows.networks import load_given
 from sapling.workflows.passes import (
@@ -21,7 +28,9 @@ from sapling.workflows.passes import (
     data_sizes,
     epochs_for,
     is_given,
+    pair_info,
     prepare_machine,
+    preprocess_for,
 )
 
 WARM_STEPS, TIMED_STEPS = 1, 3
@@ -62,20 +71,42 @@ def plan(config: RunConfig, *, task: str = "distill", screen: Screen | None = No
             loaded = load_given(config.teacher, data)
             check_bands(loaded.preprocess, data, where=config.teacher.model)
             teacher, size = loaded.model, loaded.preprocess.img_size
+            preprocess = loaded.preprocess
         else:
             size = data.img_size
             teacher = create_model(config.teacher.model, num_classes=data.num_classes, in_chans=channels, img_size=size)
+            preprocess = preprocess_for(teacher, data)
         shape = (channels, size, size)
         result["teacher"] = _card(config.teacher.model, teacher, shape)
         teacher_epochs = 0 if given else epochs_for(config, data, wanted=config.teacher.epochs)
         result["teacher"]["epochs"] = teacher_epochs
         if not given:
             seconds += teacher_epochs * steps * _time_step(teacher, shape, batch, machine, train=True)
-        seconds += epochs * steps * seeds * _time_step(teacher, shape, batch, machine, train=False)
+        answer_seconds = _time_step(teacher, shape, batch, machine, train=False)
+        seconds += epochs * steps * seeds * answer_seconds
         result["method"] = {"name": config.method.name, **config.method.options}
+        if phases := _phases(config, data, student, teacher, preprocess):
+            result["phases"] = phases
+            # once for all seeds; the method's own parts are taken to cost what the teacher's answers do
+            seconds += sum(p["steps"] for p in phases) * 2 * answer_seconds
     # evaluation after each epoch takes about a tenth; imports, test split, export and report a quarter of a minute
     result["estimated_seconds"] = round(seconds * 1.1 + FIXED_SECONDS, 1)
     return result
+
+
+def _phases(
+    config: RunConfig, data: Dataset, student: torch.nn.Module, teacher: torch.nn.Module, preprocess: Preprocess
+) -> list[dict[str, Any]]:
+    """Phases before the students: name, epochs, steps. Building the method also shows whether the pair fits."""
+    name, options = config.method.name, config.method.options
+    taps = methods.taps(name, **options)
+    own = TappedModel(student, preprocess_for(student, data), taps.student)
+    theirs = TappedModel(teacher, preprocess, taps.teacher, bands=data.store.bands)
+    live = LiveTeacher(theirs, device="cpu", bf16=False, channels_last=False)
+    method = methods.build(name, pair_info(data, own, live), **options)
+    steps = data.num_batches(batch_size_for(config, data))
+    found = [(phase.name, phase_epochs(phase, steps)) for phase in before_students(method)]
+    return [{"name": phase, "epochs": epochs, "steps": epochs * steps} for phase, epochs in found]
 
 
 def _card(name: str, model: torch.nn.Module, shape: tuple[int, ...]) -> dict[str, Any]:
