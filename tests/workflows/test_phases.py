@@ -131,6 +131,22 @@ def test_the_key_holds_all_that_the_result_depends_on(world, tmp_path):
         assert key() not in {usual, *changed}
 
 
+def test_seeds_of_a_run_share_the_phase_whatever_changes_around_them(world, tmp_path, monkeypatch):
+    first, second = make(world), make(world, seed=1)
+    prepare(world, tmp_path / "a", first)
+    monkeypatch.setattr(phases, "numeric_environment", lambda: {"torch": "9.9"})
+    monkeypatch.setattr(phases, "fit_phase", lambda *_, **__: pytest.fail("it was trained again"))
+    prepare(world, tmp_path / "a", second)
+    assert same(parts(first), parts(second))
+
+
+def test_a_cache_that_is_closed_stops_nothing(world, tmp_path, monkeypatch):
+    (tmp_path / "cache").write_text("no folder")
+    cards, _ = prepare(world, tmp_path / "a", make(world))
+    assert cards["denoiser"]["from_cache"] is False
+    assert "not kept in the cache" in (tmp_path / "a" / "log.txt").read_text()
+
+
 def test_what_is_damaged_is_noticed(world, tmp_path):
     first = make(world)
     prepare(world, tmp_path / "a", first)

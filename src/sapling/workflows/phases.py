@@ -78,7 +78,7 @@ def prepare_phases(
         # A method from somebody's file may change without changing its name: its results stay in the run.
         is_ours = type(method).__module__.startswith("sapling.methods.")
         shared = cache_folder() / "phases" / key[:32] if is_ours else None
-        if not _is_there(folder, key):
+        if not _is_of_this_run(folder, content):
             kept = _from_cache(shared, key, method, phase) if shared else None
             if kept is not None:
                 run.log(f"phase {phase.name}: taken from the cache ({key[:12]})")
@@ -89,7 +89,7 @@ def prepare_phases(
                 tensors, card = _train(task, teacher, checkpoint, screen)
                 card = {**card, "key": key, "made_of": content}
                 if shared:
-                    _keep(shared, tensors, card)
+                    _share(run, shared, tensors, card)
             _keep(folder, tensors, card)
             _tell(run, phase, card["check"])
             if kept is None:
@@ -223,9 +223,17 @@ def _is_of(key: str, phase: Phase) -> bool:
     return not phase.parts or any(key.startswith(f"{part}.") for part in phase.parts)
 
 
-def _is_there(folder: Path, key: str) -> bool:
+def _is_there(folder: Path) -> bool:
     """The card is written last, so where it is, all is."""
-    return (folder / CARD).is_file() and (folder / WEIGHTS).is_file() and read_json(folder / CARD).get("key") == key
+    return (folder / CARD).is_file() and (folder / WEIGHTS).is_file()
+
+
+def _is_of_this_run(folder: Path, content: Mapping[str, Any]) -> bool:
+    """Whether the run has the phase. Seeds that follow under another version share it with those that went before."""
+    if not _is_there(folder):
+        return False
+    before, wanted = read_json(folder / CARD).get("made_of", {}), json.loads(json.dumps(content))
+    return all(before.get(k) == v for k, v in wanted.items() if k not in ("environment", "sapling"))
 
 
 def _keep(folder: Path, tensors: Mapping[str, Tensor], card: Mapping[str, Any]) -> None:
@@ -235,12 +243,19 @@ def _keep(folder: Path, tensors: Mapping[str, Tensor], card: Mapping[str, Any]) 
     write_json(folder / CARD, dict(card))
 
 
+def _share(run: Run, folder: Path, tensors: Mapping[str, Tensor], card: Mapping[str, Any]) -> None:
+    try:
+        _keep(folder, tensors, card)
+    except OSError as error:  # a cache that is full or closed costs another run its time, not this one its life
+        run.note(f"phase {card['phase']}: not kept in the cache: {error}")
+
+
 def _from_cache(
     folder: Path, key: str, method: Method, phase: Phase
 ) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     """What another run has made; None where there is nothing, or it is damaged or of something else."""
     with contextlib.suppress(RunError, OSError, SafetensorError, AttributeError):
-        if _is_there(folder, key):
+        if _is_there(folder) and read_json(folder / CARD).get("key") == key:
             tensors, card = load_file(folder / WEIGHTS), read_json(folder / CARD)
             own = {k: v for k, v in method.state_dict().items() if _is_of(k, phase)}
             if own.keys() == tensors.keys() and all(own[k].shape == v.shape for k, v in tensors.items()):
