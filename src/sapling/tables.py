@@ -164,6 +164,9 @@ def print_plan(plan: Mapping[str, Any]) -> None:
     if "method" in plan:
         options = ", ".join(f"{k} {v}" for k, v in plan["method"].items() if k != "name")
         table.add_row("method", Text(f"{plan['method']['name']} {options}".strip()))
+    for phase in plan.get("phases", ()):
+        steps = f"{phase['epochs']} epochs, {phase['steps']:,} steps on the teacher alone"
+        table.add_row("phase", Text(f"{phase['name']}: {steps}, once for all seeds"))
     runs = f"{plan['seeds']} seeds, control and student each" if "teacher" in plan else "1 seed"
     table.add_row("training", f"{runs}; batch {plan['batch_size']}")
     table.add_row("machine", f"{m['device']}, {m['precision']}, {m['threads']} threads")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Literal, Protocol
 
 from torch import Tensor
 
@@ -92,7 +92,13 @@ class Phase:
         epochs: its length; None means all that the run gives.
         terms: the terms that are active; empty means all.
         frozen: own parts of the method (attribute names) that stand still in eval mode.
-        uses_student: False for a phase that runs before the common epochs and leaves the student alone.
+        uses_student: False for a phase that runs before the common epochs and leaves the student alone. What follows
+            is for such phases; the others have the settings of the run.
+        parts: own parts that it trains and hands on; empty means all.
+        min_steps: it has more epochs than ``epochs`` where that would be fewer steps.
+        optimizer: ``sgd`` or ``adamw``; None: as the students'.
+        lr: highest learning rate of a cosine; None: as the students'.
+        weight_decay: None: as the students'.
     """
 
     name: str = "train"
@@ -100,6 +106,11 @@ class Phase:
     terms: tuple[str, ...] = ()
     frozen: tuple[str, ...] = ()
     uses_student: bool = True
+    parts: tuple[str, ...] = ()
+    min_steps: int = 0
+    optimizer: Literal["sgd", "adamw"] | None = None
+    lr: float | None = None
+    weight_decay: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

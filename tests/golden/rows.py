@@ -25,6 +25,7 @@ from sapling.losses import (
     kl_divergence,
     nuclear_norm,
     similarity_error,
+    spatial_kl,
     standardize_logits,
 )
 from sapling.losses.embeddings import mean_gap
@@ -92,6 +93,8 @@ def predictions(mode):
     """1 - (1 - norm / B), as BNM takes the norm of the student's probabilities."""
     settings = {"base": "none", "tap": "predictions", "normalise": False, "weights": {"nuclear": 1}}
     return 1 - total("nuclear", mode=mode, **settings)
+
+
 def vkd():
     """The method with the projector of the recipe: the Q of a QR decomposition."""
     info = PairInfo(10, 8, {"embedding": (16,)}, {"embedding": (32,)})
@@ -102,11 +105,6 @@ def vkd():
     batch = Batch(torch.zeros(8, 3, 2, 2), Y, torch.arange(8), torch.zeros(8, dtype=torch.int64))
     outputs = Outputs(ZS, {"embedding": student}), Outputs(ZT, {"embedding": teacher})
     return method(*outputs, batch, Step(terms=("vkd",)))["vkd"].detach()
-
-
-def by_channel(maps):
-    """``[B,C,H,W]`` -> ``[B C, H W]``: CWD compares the pixels of each channel."""
-    return maps.flatten(2).flatten(0, 1)
 
 
 ROWS = {
@@ -137,8 +135,8 @@ ROWS = {
     "CompRess KLD on logits": lambda: kl_divergence(ZS, ZT, 1.0),
     "DML KL": lambda: kl_divergence(ZS, ZT, 1.0),
     "FDBD default: channel axis, mean over B,H,W (FS2,FT2)": lambda: kl_divergence(FS2, FT2, 1.0, "positionmean"),
-    "CWD spatial tau=1 (FS2,FT2)": lambda: kl_divergence(by_channel(FS2), by_channel(FT2), 1.0),
-    "CWD spatial tau=4 (FS2,FT2)": lambda: kl_divergence(by_channel(FS2), by_channel(FT2), 4.0),
+    "CWD spatial tau=1 (FS2,FT2)": lambda: spatial_kl(FS2, FT2, 1.0),
+    "CWD spatial tau=4 (FS2,FT2)": lambda: spatial_kl(FS2, FT2, 4.0),
     "AT p=2 same shapes (3 stages, relu feats)": lambda: features("at", OURS, THEIRS, at=1),
     "AT p=2 teacher 2x spatial": lambda: features("at", OURS, LARGER, at=1),
     "SP last stage (relu feats)": lambda: features("sp", OURS, LARGER, sp=1),

@@ -56,7 +56,14 @@ def numeric_environment() -> dict[str, str]:
     }
 
 
-def save_checkpoint(path: Path, members: Iterable[HasState], *, epochs_done: int, extra: Mapping[str, Any]) -> None:
+def save_checkpoint(
+    path: Path,
+    members: Iterable[HasState],
+    *,
+    epochs_done: int,
+    extra: Mapping[str, Any],
+    phases: Mapping[str, str] | None = None,
+) -> None:
     """Write the state of a pass atomically.
 
     Args:
@@ -64,6 +71,7 @@ def save_checkpoint(path: Path, members: Iterable[HasState], *, epochs_done: int
         members: all members of the pass.
         epochs_done: epochs that are complete.
         extra: JSON content to get back from ``load_checkpoint`` (seconds used, for example).
+        phases: the phase that each member is in, by name; for whoever looks into the file.
     """
     tensors: dict[str, Tensor] = {}
     groups: dict[str, Any] = {}
@@ -84,6 +92,7 @@ def save_checkpoint(path: Path, members: Iterable[HasState], *, epochs_done: int
         "epochs_done": str(epochs_done),
         "groups": json.dumps(groups),
         "extra": json.dumps(dict(extra)),
+        "phases": json.dumps(dict(phases or {})),
         "environment": json.dumps(numeric_environment()),
     }
     path.parent.mkdir(parents=True, exist_ok=True)

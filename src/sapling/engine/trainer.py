@@ -20,12 +20,13 @@ from torch import Tensor
 
 from sapling.engine.averaging import Average
 from sapling.engine.checkpoint import load_checkpoint, save_checkpoint
-from sapling.engine.objective import active_terms, check_finite, weighted_sum
+from sapling.engine.objective import check_finite, weighted_sum
 from sapling.engine.optim import OptimSettings, learning_rate, make_optimizer
+from sapling.engine.plan import Stretch, stretches
 from sapling.errors import RunError, TrainingError
 from sapling.methods.base import Method
 from sapling.models.tapped import TappedModel
-from sapling.types import Batch, Outputs, Phase, Step, Teacher
+from sapling.types import Batch, Outputs, Step, Teacher
 
 GPU_CHECK_STEPS = 20  # reading a loss waits for the GPU: do it now and then
 
@@ -54,11 +55,21 @@ class Member:
     average: Average | None = field(init=False, default=None)
     optimizer: torch.optim.Optimizer = field(init=False)
     seconds: float = 0.0
+    active: dict[str, float] = field(init=False, default_factory=dict)
+    terms: tuple[str, ...] = field(init=False, default=())
+    stretch: Stretch = field(init=False)
 
     def __post_init__(self) -> None:
         self.optimizer = make_optimizer([self.student, self.method], self.optim)
         self.weights = dict(self.method.weights)
-        self.terms = active_terms(self.weights)
+
+    def enter(self, stretch: Stretch) -> None:
+        """Begin a phase, or go on with it: its terms count, its frozen parts stand still."""
+        if stretch != getattr(self, "stretch", None):
+            self.method.begin_phase(stretch.phase)
+            self.active = self.method.weights_in(stretch.phase)
+            self.terms = tuple(self.active)
+        self.stretch = stretch
 
 
 class TrainData(Protocol):
@@ -120,6 +131,8 @@ def fit(
 ) -> dict[str, float]:
     """Train all members of a pass; goes on from ``checkpoint`` when it exists.
 
+    Phases of a method without the student are not trained here but before, by :func:`sapling.engine.phases.fit_phase`.
+
     Args:
         members: of one seed.
         data: gives the batches.
@@ -139,9 +152,7 @@ def fit(
     """
     if len({m.seed for m in members}) != 1 or len({m.name for m in members}) != len(members):
         raise RunError("a pass holds members of one seed with different names", where=settings.name)
-    for member in members:
-        if member.method.phases() != [Phase()]:
-            raise RunError(f"method {member.method.name!r} has several phases, which this version cannot train")
+    plan = {m.name: stretches(m.method, settings.epochs) for m in members}
     first_epoch, clock = 0, dict.fromkeys(("teacher", "data", "evaluation", *(m.name for m in members)), 0.0)
     for member in members:
         member.student.to(settings.device)
@@ -155,6 +166,8 @@ def fit(
         if watcher:
             watcher.advance(first_epoch * data.num_batches(settings.batch_size), f"resumed at epoch {first_epoch + 1}")
     for epoch in range(first_epoch, settings.epochs):
+        for member in members:
+            member.enter(next(s for s in plan[member.name] if s.first <= epoch < s.last))
         rows = _train_epoch(members, data, settings, epoch, teacher, clock, watcher)
         for member in members:
             check_state(member, epoch)
@@ -167,7 +180,8 @@ def fit(
         if report:
             report(rows)
         if checkpoint:
-            save_checkpoint(checkpoint, members, epochs_done=epoch + 1, extra=clock)
+            phases = {m.name: m.stretch.phase.name for m in members}
+            save_checkpoint(checkpoint, members, epochs_done=epoch + 1, extra=clock, phases=phases)
     for member in members:
         member.seconds = clock[member.name]
         if member.average:
@@ -200,8 +214,9 @@ def _train_epoch(
 ) -> list[dict[str, Any]]:
     num_batches = data.num_batches(settings.batch_size)
     needs_teacher = teacher is not None and any(set(m.terms) - {"ce", "bce"} for m in members)
-    meters = {m.name: _Meter() for m in members}
+    meters = {m.name: Meter() for m in members}
     before = dict(clock)
+    phases = "".join(sorted({f"{m.stretch.phase.name}, " for m in members if len(m.method.phases()) > 1}))
     for member in members:
         member.student.train()
         member.method.train()
@@ -214,24 +229,25 @@ def _train_epoch(
     )
     mark = time.perf_counter()
     for number, batch in enumerate(batches):
-        mark = _charge(clock, "data", mark)
+        mark = charge(clock, "data", mark)
         target = teacher.outputs(batch) if teacher and needs_teacher else None
-        mark = _charge(clock, "teacher", mark)
+        mark = charge(clock, "teacher", mark)
         for member in members:
-            step = Step("train", epoch, (epoch + number / num_batches) / settings.epochs, member.terms)
+            step = member.stretch.step(epoch, number / num_batches, member.terms)
             terms = _train_step(member, batch, target, step, epoch * num_batches + number, settings)
             if settings.device == "cpu" or number % GPU_CHECK_STEPS == 0 or number + 1 == num_batches:
-                check_finite(_floats(terms), member=member.name, step=step, batch=number)
+                check_finite(floats(terms), member=member.name, step=step, batch=number)
             meters[member.name].add(terms)
-            mark = _charge(clock, member.name, mark)
+            mark = charge(clock, member.name, mark)
         if watcher:
-            watcher.advance(1, f"epoch {epoch + 1}/{settings.epochs}")
+            watcher.advance(1, f"{phases}epoch {epoch + 1}/{settings.epochs}")
     return [
         {
             "pass": settings.name,
             "member": m.name,
             "epoch": epoch,
             "epochs": settings.epochs,
+            "phase": m.stretch.phase.name,
             "lr": learning_rate(m.optim, (epoch + 1) * num_batches - 1),
             "train": meters[m.name].means(),
             "seconds": round(clock[m.name] - before[m.name], 3),
@@ -251,7 +267,7 @@ def _train_step(
     with autocast(settings.device, bf16=settings.bf16):
         student = member.student(batch.images)
     terms = member.method(student, target, batch, step)
-    loss = weighted_sum(terms, member.weights)
+    loss = weighted_sum(terms, member.active)
     member.optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
     if member.optim.clip_norm is not None:
@@ -271,7 +287,7 @@ def autocast(device: str, *, bf16: bool) -> contextlib.AbstractContextManager[An
     return torch.autocast(device.partition(":")[0], torch.bfloat16) if bf16 else contextlib.nullcontext()
 
 
-class _Meter:
+class Meter:
     """Mean of each term over an epoch, kept on the device until it is read."""
 
     def __init__(self) -> None:
@@ -279,19 +295,23 @@ class _Meter:
         self._count = 0
 
     def add(self, terms: Mapping[str, Tensor]) -> None:
+        """Take in the terms of a batch."""
         self._count += 1
         for name, value in terms.items():
             self._sums[name] = self._sums[name] + value if name in self._sums else value.clone()
 
     def means(self) -> dict[str, float]:
+        """The mean of each."""
         return {name: float(total) / self._count for name, total in self._sums.items()}
 
 
-def _floats(terms: Mapping[str, Tensor]) -> dict[str, float]:
+def floats(terms: Mapping[str, Tensor]) -> dict[str, float]:
+    """Values of terms; waits for the device."""
     return {name: float(value) for name, value in terms.items()}
 
 
-def _charge(clock: dict[str, float], name: str, since: float) -> float:
+def charge(clock: dict[str, float], name: str, since: float) -> float:
+    """Add the seconds ``since`` to an entry of the clock; gives the time now."""
     current = time.perf_counter()
     clock[name] += current - since
     return current

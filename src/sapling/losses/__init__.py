@@ -8,7 +8,7 @@ detaches its teacher once, in ``Method.pair``.
 
 from sapling.losses.attention import attention_error, attention_map
 from sapling.losses.correlation import inter_class, intra_class, pearson
-from sapling.losses.divergence import decoupled, kl_divergence, sigmoid_kl, standardize_logits
+from sapling.losses.divergence import decoupled, kl_divergence, sigmoid_kl, spatial_kl, standardize_logits
 from sapling.losses.maps import as_map, as_vectors, same_size
 from sapling.losses.regression import squared_error
 from sapling.losses.relation import affinity_divergence, angle_error, distance_error, similarity_error
@@ -43,6 +43,7 @@ __all__ = [
     "sigmoid_kl",
     "similarity_error",
     "singular_values",
+    "spatial_kl",
     "squared_error",
     "standardize_logits",
 ]

@@ -47,6 +47,23 @@ def kl_divergence(
     return _reduce(terms.sum(dim=1), reduction)
 
 
+def spatial_kl(student_map: Tensor, teacher_map: Tensor, temperature: float | Tensor = 1.0) -> Tensor:
+    """``T^2 *`` mean over B and C of the divergence between the softmax over the positions of each channel.
+
+    Where in the picture does each channel answer? (Shu et al. 2021, channel-wise distillation, CWD; equation 6.)
+
+    Args:
+        student_map: ``[B,C,H,W]``.
+        teacher_map: the same shape, with 2 positions or more.
+        temperature: T, one number.
+
+    Raises:
+        MethodError: the shapes differ or have one position, or the temperature is not above 0.
+    """
+    check_pair(student_map.flatten(2).flatten(0, 1), teacher_map.flatten(2).flatten(0, 1), "positions of channels")
+    return kl_divergence(student_map.flatten(2).flatten(0, 1), teacher_map.flatten(2).flatten(0, 1), temperature)
+
+
 def sigmoid_kl(student_logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0) -> Tensor:
     """``T^2 * mean over B and K of KL(Bernoulli(p) || Bernoulli(q))``, p and q of ``sigmoid(z / T)``, p the teacher's.
 

@@ -14,9 +14,9 @@ default here. The life of a method:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field
@@ -78,10 +78,12 @@ class Method(nn.Module):
     Attributes:
         name: the file's name, which is the name in settings, on the command line and in the docs.
         terms: names of the terms, the label term ``ce`` first.
+        own_terms: those terms that train parts of the method and give the student no gradient.
         requires: what it needs.
         default_alpha: share of the label term when nothing is given; None: the terms are just added.
         scales: natural size of a term's weight where it is not 1.
         config: the settings it was built with.
+        info: what was known of the pair.
         label_loss: what ``ce`` is instead of plain cross-entropy, or None; set by who builds the method.
         label_term: what the label term ``ce`` is called: ``bce`` where an image may have several labels.
     """
@@ -89,10 +91,12 @@ class Method(nn.Module):
     Config: ClassVar[type[MethodConfig]] = MethodConfig
     name: ClassVar[str] = ""
     terms: ClassVar[tuple[str, ...]] = ()
+    own_terms: ClassVar[tuple[str, ...]] = ()
     requires: ClassVar[Requires] = Requires()
     default_alpha: ClassVar[float | None] = None
     scales: ClassVar[Mapping[str, float]] = {}
     config: MethodConfig
+    info: PairInfo
     label_loss: LabelLoss | None
     label_term: str
 
@@ -118,7 +122,7 @@ class Method(nn.Module):
                 f"method {self.name!r} needs one class per image, and these images may have several labels",
                 remedy="--method kd",
             )
-        self.config = config
+        self.config, self.info = config, info
         self.label_term = SEVERAL_LABELS_TERM if info.multi_label else LABEL_TERM
         defaults = default_weights(self.terms, self.default_alpha, self.scales)
         problems = check_weights(self.terms, config.weights, config.alpha, defaults)
@@ -153,6 +157,31 @@ class Method(nn.Module):
         """Stretches of training, in order; one over all terms by default."""
         return [Phase()]
 
+    def phase_inputs(self, phase: Phase) -> Mapping[str, Any]:
+        """What the result of a phase without the student depends on, beside teacher and data, as JSON.
+
+        Two methods that say the same get the same result, which is then made once. By default all settings and shapes;
+        a method that leaves something out promises that the phase does not see it.
+        """
+        shapes = {"student": self.info.student_shapes, "teacher": self.info.teacher_shapes}
+        return {
+            "settings": self.config.model_dump(mode="json"),
+            "shapes": {side: {k: list(v) for k, v in found.items()} for side, found in shapes.items()},
+            "num_classes": self.info.num_classes,
+        }
+
+    def examine(self, phase: Phase, teacher: Iterable[Outputs]) -> dict[str, Any]:
+        """Say how good the result of a phase without the student is; by default nothing is said.
+
+        Args:
+            phase: that was just trained, or loaded.
+            teacher: the teacher's outputs on held-out images, batch by batch, on the device of the method.
+
+        Returns:
+            JSON types; where anything was measured with ``passed`` and ``problems``, a list of sentences for the user.
+        """
+        return {}
+
     def deployable(self, student: nn.Module) -> nn.Module:
         """Return the network to ship: the student itself, unless the method replaced a part of it."""
         return student
@@ -172,6 +201,17 @@ class Method(nn.Module):
                 allowed=", ".join(self.terms),
             )
         return tuple(t for t in wanted if self._weights[t] > 0)
+
+    def weights_in(self, phase: Phase) -> dict[str, float]:
+        """Weight of every active term of ``phase``.
+
+        A phase without the student has no label term that ``alpha`` could be a share of: its terms then have their
+        natural weights, so every alpha gets the same result.
+        """
+        active = self.active_terms(phase)
+        if phase.uses_student or self.config.weights is not None:
+            return {term: self._weights[term] for term in active}
+        return {term: float(self.scales.get(term, 1.0)) for term in active}
 
     def _called(self, term: str) -> str:
         return self.label_term if term == LABEL_TERM else term

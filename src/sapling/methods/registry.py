@@ -29,7 +29,20 @@ if TYPE_CHECKING:
 FOLDER = Path(__file__).parent
 CATALOGUE = FOLDER / "catalogue.json"
 GROUP = "sapling.methods"
-NOT_METHODS = frozenset({"__init__", "base", "describe", "generate", "labelloss", "registry", "validate", "weights"})
+NOT_METHODS = frozenset(
+    {
+        "__init__",
+        "base",
+        "denoising",
+        "describe",
+        "diffusion",
+        "generate",
+        "labelloss",
+        "registry",
+        "validate",
+        "weights",
+    }
+)
 
 
 def names() -> list[str]:
@@ -134,6 +147,8 @@ def unknown_method(name: str) -> str:
 
 def _configure(name: str, config: dict[str, Any]) -> tuple[type[Method], MethodConfig]:
     """Class and checked settings of a method."""
+    from pydantic import ValidationError
+
     from sapling.methods.describe import describe
     from sapling.methods.validate import check_options
 
@@ -143,8 +158,9 @@ def _configure(name: str, config: dict[str, Any]) -> tuple[type[Method], MethodC
         raise ConfigError(f"settings of method {name!r}:\n" + "\n".join(f"  - {p}" for p in problems))
     try:
         return method, method.Config.model_validate(config)
-    except ValueError as error:  # pydantic's: a rule that no JSON schema can state
-        raise ConfigError(f"settings of method {name!r}: {error}") from None
+    except ValidationError as error:  # a rule that no JSON schema can state
+        problems = [e["msg"].removeprefix("Value error, ") for e in error.errors()]
+        raise ConfigError(f"settings of method {name!r}:\n" + "\n".join(f"  - {p}" for p in problems)) from None
 
 
 @functools.cache

@@ -140,6 +140,7 @@ def cost_section(summary: Summary) -> dict[str, Any] | None:
     names = {
         "teacher_seconds": "Training the teacher",
         "teacher_forward_seconds": "The teacher's answers",
+        "phase_seconds": "Phases before the students",
         "student_seconds": "Training the students",
         "other_seconds": "Images and evaluation",
     }

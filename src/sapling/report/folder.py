@@ -51,7 +51,8 @@ def read_run(folder: Path) -> RunRecord:
     record.data = _read_json(folder / "data.json")
     record.environment = _read_json(folder / "environment.json")
     record.teacher = _read_json(folder / "teacher" / "card.json")
-    record.history = _read_lines(folder / "metrics.jsonl")
+    # What a method learns before there are students has another loss and other epochs: no curve beside theirs.
+    record.history = [e for e in _read_lines(folder / "metrics.jsonl") if not str(e.get("pass")).startswith("phase-")]
     config = folder / "config.yaml"
     record.config = config.read_text(encoding="utf-8", errors="replace") if config.is_file() else ""
     parts = {

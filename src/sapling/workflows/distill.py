@@ -37,6 +37,7 @@ from sapling.workflows.passes import (
     ship_member,
     train_members,
 )
+from sapling.workflows.phases import phase_results, phase_warnings, prepare_phases
 from sapling.workflows.several import teacher_names
 from sapling.workflows.ship import deploy
 from sapling.workflows.teacher import CheckedTeacher, get_teacher, measure_teacher
@@ -181,6 +182,17 @@ def _seed_pass(
         )
         for name, arm, method, options in arms
     ]
+    for member in members:
+        prepare_phases(
+            run,
+            member.method,
+            data,
+            machine,
+            optim,
+            teacher=live,
+            teacher_identity=teacher.identity,
+            screen=screen,
+        )
     run.log(f"seed {seed}: training {' and '.join(m.name for m in members)}, {epochs} epochs")
     train_members(
         run,
@@ -232,6 +244,7 @@ def _judge(
     verdict, intervals = scores.judge_students(
         control, method, labels, groups=groups, measure=measure, confidence=confidence
     )
+    phases = phase_results(run)
     results: dict[str, Any] = {
         "format": FORMAT,
         "name": run.folder.name,
@@ -249,7 +262,8 @@ def _judge(
             "intervals": {name: interval.as_dict() for name, interval in intervals.items()},
         },
         "shipped": shipped,
-        "warnings": warnings_of(teacher.card, data),
+        **({"phases": phases} if phases else {}),
+        "warnings": [*warnings_of(teacher.card, data), *phase_warnings(phases)],
     }
     ship_member(run, shipped["member"])
     results["deploy"] = deploy(run, data, results)
@@ -341,12 +355,14 @@ def _cost(results: Mapping[str, Any], run: Run) -> dict[str, float]:
     shared += [(member_record(run, name) or {}).get("pass_seconds", {}) for name in names]
     other = sum(float(s.get("data", 0)) + float(s.get("evaluation", 0)) for s in shared)
     teacher = float(results["teacher"]["seconds"])
-    total = teacher + students + forward + other
+    phases = {k: float(v["seconds"]) for k, v in results.get("phases", {}).items()}
+    total = teacher + students + forward + other + sum(phases.values())
     run.log(f"cost: teacher {duration(teacher)}, its answers {duration(forward)}, students {duration(students)}")
     return {
         "teacher_seconds": round(teacher, 1),
         "teacher_forward_seconds": round(forward, 1),
         "student_seconds": round(students, 1),
         "other_seconds": round(other, 1),
+        **({"phase_seconds": round(sum(phases.values()), 1)} if phases else {}),
         "total_seconds": round(total, 1),
     }

@@ -195,7 +195,18 @@ def make_member(
     student = TappedModel(model, preprocess_for(model, data), methods.taps(method, **options).student)
     if freeze_backbone:
         student.freeze_backbone()
-    info = PairInfo(
+    info = pair_info(data, student, teacher)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        built = methods.build(method, info, **options)
+    labels = torch.from_numpy(data.truth("train"))
+    built.label_loss = methods.make_label_loss(imbalance[0], labels, data.num_classes, imbalance[1])
+    return Member(name, arm, seed, student, built, optim, ema_decay)
+
+
+def pair_info(data: Dataset, student: TappedModel, teacher: Teacher | None) -> PairInfo:
+    """What a method may know of student, teacher and data."""
+    return PairInfo(
         num_classes=data.num_classes,
         num_samples=len(data.split.train),
         student_shapes=student.shapes,
@@ -206,12 +217,6 @@ def make_member(
         teacher_without_activation=teacher.taps_without_activation if teacher else (),
         multi_label=data.multi_label,
     )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        built = methods.build(method, info, **options)
-    labels = torch.from_numpy(data.truth("train"))
-    built.label_loss = methods.make_label_loss(imbalance[0], labels, data.num_classes, imbalance[1])
-    return Member(name, arm, seed, student, built, optim, ema_decay)
 
 
 def preprocess_for(model: torch.nn.Module, data: Dataset) -> Preprocess:

@@ -8,12 +8,19 @@ from typing import Any
 
 import torch
 
+from sapling import methods
 from sapling.config import RunConfig
 from sapling.data.loader import Dataset
+from sapling.engine.phases import phase_epochs
+from sapling.engine.plan import before_students
 from sapling.engine.trainer import autocast
 from sapling.models.create import count_macs, count_parameters, create_model, resolve_name
+from sapling.models.load import Preprocess
+from sapling.models.tapped import TappedModel
 from sapling.record import run_folder
 from sapling.screen import Screen
+from sapling.teachers.ensemble import Ensemble
+from sapling.teachers.live import LiveTeacher
 from sapling.workflows.dataset import check_bands, open_checked
 from sapling.workflows.networks import is_given, load_given, parts_of, symmetries_for
 from sapling.workflows.passes import (
@@ -22,7 +29,9 @@ from sapling.workflows.passes import (
     check_names,
     data_sizes,
     epochs_for,
+    pair_info,
     prepare_machine,
+    preprocess_for,
 )
 
 WARM_STEPS, TIMED_STEPS = 1, 3
@@ -60,14 +69,17 @@ def plan(config: RunConfig, *, task: str = "distill", screen: Screen | None = No
     seconds = epochs * steps * seeds * step_seconds * (2 if task == "distill" else 1)
     if task == "distill":
         symmetries, cards, forward = len(symmetries_for(config, data.spec)), [], 0.0
+        teachers: list[tuple[torch.nn.Module, Preprocess]] = []
         for part in parts_of(config.teacher.model):
             if given:
                 loaded = load_given(config.teacher.model_copy(update={"model": part}), data)
                 check_bands(loaded.preprocess, data, where=part)
-                teacher, size = loaded.model, loaded.preprocess.img_size
+                teacher, size, preprocess = loaded.model, loaded.preprocess.img_size, loaded.preprocess
             else:
                 size = data.img_size
                 teacher = create_model(part, num_classes=data.num_classes, in_chans=channels, img_size=size)
+                preprocess = preprocess_for(teacher, data)
+            teachers.append((teacher, preprocess))
             shape = (channels, size, size)
             cards.append(_card(part, teacher, shape))
             forward += _time_step(teacher, shape, batch, machine, train=False)
@@ -90,6 +102,10 @@ def plan(config: RunConfig, *, task: str = "distill", screen: Screen | None = No
             teacher_steps = num * teacher_epochs * learned.num_batches(batch_size_for(config, learned))
             seconds += teacher_steps * _time_step(teacher, shape, batch, machine, train=True)
         result["method"] = {"name": config.method.name, **config.method.options}
+        if phases := _phases(config, data, student, teachers if given else teachers * num):
+            result["phases"] = phases
+            # once for all seeds; the method's own parts are taken to cost what the teacher's answers do
+            seconds += sum(p["steps"] for p in phases) * 2 * per_image * forward
     # evaluation after each epoch takes about a tenth; imports, test split, export and report a quarter of a minute
     result["estimated_seconds"] = round(seconds * 1.1 + FIXED_SECONDS, 1)
     return result
@@ -101,6 +117,22 @@ def _train_part(config: RunConfig, data: Dataset) -> Dataset:
         return data
     train = data.split.train
     return replace(data, split=replace(data.split, train=train[len(train) // config.teacher.num_teachers :]))
+
+
+def _phases(
+    config: RunConfig, data: Dataset, student: torch.nn.Module, teachers: list[tuple[torch.nn.Module, Preprocess]]
+) -> list[dict[str, Any]]:
+    """Phases before the students: name, epochs, steps. Building the method also shows whether the pair fits."""
+    name, options = config.method.name, config.method.options
+    taps = methods.taps(name, **options)
+    own = TappedModel(student, preprocess_for(student, data), taps.student)
+    theirs = [TappedModel(model, preprocess, taps.teacher, bands=data.store.bands) for model, preprocess in teachers]
+    answering = theirs[0] if len(theirs) == 1 else Ensemble(theirs)
+    live = LiveTeacher(answering, device="cpu", bf16=False, channels_last=False)
+    method = methods.build(name, pair_info(data, own, live), **options)
+    steps = data.num_batches(batch_size_for(config, data))
+    found = [(phase.name, phase_epochs(phase, steps)) for phase in before_students(method)]
+    return [{"name": phase, "epochs": epochs, "steps": epochs * steps} for phase, epochs in found]
 
 
 def _card(name: str, model: torch.nn.Module, shape: tuple[int, ...]) -> dict[str, Any]:

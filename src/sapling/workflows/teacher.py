@@ -59,6 +59,17 @@ class CheckedTeacher:
     symmetries: tuple[Symmetry, ...] = (PLAIN,)
     folds: Folds | None = None
 
+    @property
+    def identity(self) -> dict[str, str]:
+        """What its answers depend on."""
+        loaded = self.loaded
+        return {
+            "sha256": str(self.card["sha256"]),
+            "architecture": loaded.architecture,
+            "preprocess": str(loaded.preprocess),
+            "bands": str(self.bands),
+        }
+
     def live(self, machine: Machine, taps: Sequence[str]) -> LiveTeacher:
         """The teacher, ready to answer batches."""
         networks: list[TappedModel | Symmetrised] = []

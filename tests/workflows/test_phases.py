@@ -1,0 +1,271 @@
+"""Phases before the students, in a run: made once, kept for others, checked, and resumed."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+import sapling
+from sapling import methods
+from sapling.config import build
+from sapling.engine.optim import OptimSettings
+from sapling.engine.plan import before_students
+from sapling.errors import RunError
+from sapling.models.create import create_model
+from sapling.models.load import Preprocess
+from sapling.models.tapped import TappedModel
+from sapling.record import Run
+from sapling.screen import Screen
+from sapling.teachers.live import LiveTeacher
+from sapling.types import PairInfo
+from sapling.workflows import phases
+from sapling.workflows.dataset import open_dataset
+from sapling.workflows.passes import Machine
+from sapling.workflows.phases import phase_key, phase_results, phase_warnings, prepare_phases
+from sapling.workflows.plan import plan
+from tests.conftest import SMALL_RUN
+from tests.digests import digest
+
+OPTIM = OptimSettings("sgd", 0.05, 5e-4, "cosine", 2, 16)
+MACHINE = Machine("cpu", "fp32", 1)
+IDENTITY = {"sha256": "0" * 64, "preprocess": "as it is"}
+METHOD = {"name": "fdbd", "phase1_epochs": 2, "ae_channels": 8}
+
+
+@pytest.fixture(scope="module")
+def world(photos, tmp_path_factory):
+    """Settings, data and a teacher that has learned nothing."""
+    config = build({**SMALL_RUN, "data": {"source": str(photos), "img_size": 16}, "method": METHOD, "output": "r"})
+    data = open_dataset(config, Screen(quiet=True))
+    preprocess = Preprocess(16, 16, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+    model = TappedModel(create_model("cnn4", num_classes=3, img_size=16, seed=9), preprocess, ["stage4"])
+    return config, data, LiveTeacher(model, device="cpu", bf16=False, channels_last=True)
+
+
+@pytest.fixture(autouse=True)
+def new_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("SAPLING_CACHE", str(tmp_path / "cache"))
+
+
+def make(world, seed=0, **options):
+    config, data, teacher = world
+    info = PairInfo(3, len(data.split.train), {"stage4": (16, 4, 4)}, teacher.shapes)
+    torch.manual_seed(seed)
+    return methods.build("fdbd", info, **{**config.method.options, **options})
+
+
+def prepare(world, folder, method, **changes):
+    config, data, teacher = world
+    said = []
+    with Run(folder, changes.get("config", config), task="distill") as run:
+        run.say = said.append
+        prepare_phases(
+            run,
+            method,
+            changes.get("data", data),
+            MACHINE,
+            OPTIM,
+            teacher=teacher,
+            teacher_identity=changes.get("identity", IDENTITY),
+            screen=Screen(quiet=True),
+        )
+        return phase_results(run), said
+
+
+def parts(method):
+    return {k: v.clone() for k, v in method.state_dict().items() if "autoencoder" in k or "denoiser" in k}
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_a_phase_is_trained_once_for_all_seeds_and_runs(world, tmp_path, monkeypatch):
+    first, second, third = (make(world, seed) for seed in (0, 1, 2))
+    assert not same(parts(first), parts(second))
+    cards, said = prepare(world, tmp_path / "a", first)
+    assert set(cards) == {"denoiser"}
+    assert (cards["denoiser"]["epochs"], cards["denoiser"]["from_cache"]) == (2, False)
+    monkeypatch.setattr(phases, "fit_phase", lambda *_, **__: pytest.fail("it was trained again"))
+    assert prepare(world, tmp_path / "a", second) == (cards, [])
+    cards, said = prepare(world, tmp_path / "b", third)
+    assert cards["denoiser"]["from_cache"] is True
+    assert "taken from the cache" in said[0]
+    assert same(parts(first), parts(second))
+    assert same(parts(first), parts(third))
+    assert not torch.equal(first.branches["feat"].translator.weight, third.branches["feat"].translator.weight)
+    assert not [p for p in tmp_path.rglob("*") if "tmp" in p.name or "checkpoint-" in p.name]
+
+
+def test_the_key_holds_all_that_the_result_depends_on(world, tmp_path):
+    config, data, _ = world
+    with Run(tmp_path / "r", config, task="distill") as run:
+
+        def key(data=data, identity=IDENTITY, machine=MACHINE, optim=OPTIM, run=run, **options):
+            method = make(world, **options)
+            task = phases._Task(run, method, before_students(method)[0], data, machine, optim)
+            return json.dumps(phase_key(task, identity), sort_keys=True)
+
+        usual = key()
+        assert key() == key(alpha=0.5) == key(feat_loss="mse") == key(seed=4) == usual
+        changed = [
+            key(data=data.seen_as(views="strong")),
+            key(data=data.seen_as(mixup=0.2)),
+            key(data=replace(data, view_seed=1)),
+            key(data=replace(data, img_size=8)),
+            key(identity={**IDENTITY, "sha256": "1" * 64}),
+            key(identity={**IDENTITY, "preprocess": "another"}),
+            key(machine=Machine("cpu", "bf16", 1)),
+            key(optim=replace(OPTIM, clip_norm=1.0)),
+            key(ae_channels=16),
+            key(phase1_epochs=3),
+            key(ae_warmup_share=0.0),
+            key(denoiser=False),
+            key(weights={"diff": 2}),
+        ]
+        assert len({usual, *changed}) == len(changed) + 1
+        object.__setattr__(
+            run, "config", config.model_copy(update={"train": config.train.model_copy(update={"seed": 5})})
+        )
+        assert key() not in {usual, *changed}
+
+
+def test_seeds_of_a_run_share_the_phase_whatever_changes_around_them(world, tmp_path, monkeypatch):
+    first, second = make(world), make(world, seed=1)
+    prepare(world, tmp_path / "a", first)
+    monkeypatch.setattr(phases, "numeric_environment", lambda: {"torch": "9.9"})
+    monkeypatch.setattr(phases, "fit_phase", lambda *_, **__: pytest.fail("it was trained again"))
+    prepare(world, tmp_path / "a", second)
+    assert same(parts(first), parts(second))
+
+
+def test_a_cache_that_is_closed_stops_nothing(world, tmp_path, monkeypatch):
+    (tmp_path / "cache").write_text("no folder")
+    cards, _ = prepare(world, tmp_path / "a", make(world))
+    assert cards["denoiser"]["from_cache"] is False
+    assert "not kept in the cache" in (tmp_path / "a" / "log.txt").read_text()
+
+
+def test_what_is_damaged_is_noticed(world, tmp_path):
+    first = make(world)
+    prepare(world, tmp_path / "a", first)
+    (cached,) = (tmp_path / "cache" / "phases").glob("*/model.safetensors")
+    cached.write_bytes(cached.read_bytes()[:-50])
+    second = make(world, seed=1)
+    cards, _ = prepare(world, tmp_path / "b", second)  # trained anew
+    assert cards["denoiser"]["from_cache"] is False
+    assert same(parts(first), parts(second))
+    own = tmp_path / "b" / "phases" / "denoiser" / "model.safetensors"
+    own.write_bytes(own.read_bytes()[:-50])
+    with pytest.raises(RunError, match=r"cannot read model.safetensors[\s\S]*delete that folder"):
+        prepare(world, tmp_path / "b", make(world))
+
+
+def test_another_teacher_makes_another_phase(world, tmp_path):
+    first, second = make(world), make(world)
+    one, _ = prepare(world, tmp_path / "a", first)
+    other, _ = prepare(world, tmp_path / "b", second, identity={**IDENTITY, "sha256": "2" * 64})
+    assert one["denoiser"]["key"] != other["denoiser"]["key"]
+    assert other["denoiser"]["from_cache"] is False
+
+
+def test_a_denoiser_that_does_not_denoise_is_named(world, tmp_path):
+    cards, said = prepare(world, tmp_path / "a", make(world, denoiser=True))
+    check = cards["denoiser"]["check"]
+    assert check["passed"] is False
+    assert set(check["branches"]["feat"]) == {"num_images", "ae_r2", "noise_loss", "cosine_before", "cosine_after"}
+    assert check["branches"]["feat"]["num_images"] == len(world[1].split.val)
+    assert any("check on validation images FAILED" in line for line in said)
+    assert [line for line in said if "does not denoise" in line and "Remedy" in line]
+    assert phase_warnings(cards) == check["problems"]
+    written = json.loads((tmp_path / "a" / "phases" / "denoiser" / "card.json").read_text())
+    assert written["check"] == check
+    assert written["made_of"]["teacher"] == IDENTITY
+
+
+def test_methods_of_one_phase_leave_nothing_behind(world, tmp_path):
+    assert prepare(world, tmp_path / "a", make(world, joint=True, phase1_epochs=None)) == ({}, [])
+    assert not (tmp_path / "a" / "phases").exists()
+
+
+def test_a_dry_run_tells_of_the_phase(photos, tmp_path, capsys):
+    from sapling.tables import print_plan
+
+    blocks = {**SMALL_RUN, "data": {"source": str(photos), "img_size": 16}, "method": {"name": "fdbd"}}
+    found = plan(build({**blocks, "output": str(tmp_path / "r")}))
+    assert found["phases"] == [{"name": "denoiser", "epochs": 667, "steps": 2001}]
+    print_plan(found)
+    assert "2,001 steps on the teacher alone" in capsys.readouterr().out
+    assert "phases" not in plan(build({**blocks, "method": "kd"}))
+
+
+# ---- whole runs ----
+
+
+def whole(photos, folder, teacher, method):
+    train = {**SMALL_RUN["train"], "num_seeds": 1, "epochs": 2, "threads": 1}
+    return sapling.distill(
+        data={"source": str(photos), "img_size": 16},
+        teacher={"model": str(teacher), "accept_weak": True},
+        student="cnn3",
+        method=method,
+        train=train,
+        deploy={"onnx": False},
+        output=str(folder),
+    )
+
+
+@pytest.fixture(scope="module")
+def a_teacher(photos, tmp_path_factory):
+    train = {**SMALL_RUN["train"], "epochs": 2, "threads": 1}
+    data = {"source": str(photos), "img_size": 16}
+    folder = tmp_path_factory.mktemp("teacher") / "t"
+    return sapling.train(data=data, student="cnn4", train=train, deploy={"onnx": False}, output=str(folder)).folder
+
+
+# fdbd writes 2 checkpoints in its first phase and 2 in the pass, diffkd 2 in the pass
+@pytest.mark.parametrize(("name", "kills"), [("fdbd", (1, 3)), ("diffkd", (1,))])
+def test_a_run_that_was_killed_in_any_phase_ends_with_the_same_bits(
+    photos, a_teacher, tmp_path, monkeypatch, name, kills
+):
+    method = METHOD if name == "fdbd" else {"name": "diffkd", "ae_channels": 8}
+    straight = whole(photos, tmp_path / "straight", a_teacher, method)
+    monkeypatch.setenv("SAPLING_CACHE", str(tmp_path / "other"))
+    for kill in kills:
+        with monkeypatch.context() as patch:
+            count = [0]
+            for module in ("phases", "trainer"):
+                patch.setattr(f"sapling.engine.{module}.save_checkpoint", dying(count, kill if kill == kills[0] else 2))
+            with pytest.raises(KeyboardInterrupt):
+                whole(photos, tmp_path / "broken", a_teacher, method)
+    broken = whole(photos, tmp_path / "broken", a_teacher, method)
+    files = ["members/control-s0", f"members/{name}-s0", *(["phases/denoiser"] if name == "fdbd" else [])]
+    for file in files:
+        ours, theirs = (r.folder / file / "model.safetensors" for r in (straight, broken))
+        assert digest(ours) == digest(theirs), file
+    assert rows(straight) == rows(broken)
+    if name == "fdbd":
+        assert set(broken.results["phases"]) == {"denoiser"}
+        assert broken.results["cost"]["phase_seconds"] > 0
+        assert any("does not denoise" in w for w in broken.results["warnings"])
+        page = (broken.folder / "report.html").read_text()
+        assert "does not denoise held-out images" in page
+        assert not (broken.folder / "checkpoints").exists()
+
+
+def dying(count, when):
+    from sapling.engine.checkpoint import save_checkpoint
+
+    def save(*args, **kwargs):
+        save_checkpoint(*args, **kwargs)
+        count[0] += 1
+        if count[0] == when:
+            raise KeyboardInterrupt
+
+    return save
+
+
+def rows(result):
+    lines = [json.loads(line) for line in (result.folder / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in lines]
