@@ -46,7 +46,8 @@ def test_a_method_that_is_not_in_the_catalogue_yet_is_described_from_its_class(m
 
 
 def test_a_damaged_catalogue_does_no_harm(monkeypatch, tmp_path):
-    (tmp_path / "broken.json").write_text("    monkeypatch.setattr(registry, "CATALOGUE", tmp_path / "broken.json")
+    (tmp_path / "broken.json").write_text("<<<<<<< ours")
+    monkeypatch.setattr(registry, "CATALOGUE", tmp_path / "broken.json")
     registry._stored.cache_clear()
     try:
         assert "kd" in methods.catalogue()
@@ -55,7 +56,6 @@ def test_a_damaged_catalogue_does_no_harm(monkeypatch, tmp_path):
 
 
 def test_unknown_names_are_met_with_the_nearest():
-<<<<<<< HEAD
     with pytest.raises(MethodError, match=r"unknown method 'dkdd'; did you mean 'dkd'[\s\S]*allowed: .*\bdist, dkd, "):
         methods.build("dkdd", pair_info())
     with pytest.raises(MethodError, match="unknown method 'base'"):

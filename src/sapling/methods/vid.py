@@ -103,6 +103,7 @@ class VID(Method):
             for (tap, (own, theirs)), forecast in zip(self._grids.items(), self.forecasts, strict=True):
                 size = smaller(own, theirs)
                 target = resize(theirs.read(teacher.features[tap]), size)
+                assert isinstance(forecast, Forecast)
                 mean = forecast.mean(resize(own.read(student.features[tap]), size))
                 found.append(gaussian_nll(mean, target, forecast.variance))
             terms["vid"] = torch.stack(found).sum()

@@ -62,12 +62,12 @@ class CheckedTeacher:
     @property
     def identity(self) -> dict[str, str]:
         """What its answers depend on."""
-        loaded = self.loaded
         return {
             "sha256": str(self.card["sha256"]),
-            "architecture": loaded.architecture,
-            "preprocess": str(loaded.preprocess),
+            "architecture": ", ".join(m.architecture for m in self.members),
+            "preprocess": ", ".join(str(m.preprocess) for m in self.members),
             "bands": str(self.bands),
+            "symmetries": str(self.symmetries),
         }
 
     def live(self, machine: Machine, taps: Sequence[str]) -> LiveTeacher:
