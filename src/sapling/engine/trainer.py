@@ -20,6 +20,7 @@ from torch import Tensor
 
 from sapling.engine.averaging import Average
 from sapling.engine.checkpoint import load_checkpoint, save_checkpoint
+from sapling.engine.gradients import TOTAL, is_due, stride, term_norms, total_norm
 from sapling.engine.objective import active_terms, check_finite, weighted_sum
 from sapling.engine.optim import OptimSettings, learning_rate, make_optimizer
 from sapling.errors import RunError, TrainingError
@@ -200,7 +201,8 @@ def _train_epoch(
 ) -> list[dict[str, Any]]:
     num_batches = data.num_batches(settings.batch_size)
     needs_teacher = teacher is not None and any(set(m.terms) - {"ce", "bce"} for m in members)
-    meters = {m.name: _Meter() for m in members}
+    meters, pulls = ({m.name: _Meter() for m in members} for _ in range(2))
+    every = stride([len(m.terms) for m in members], num_batches * settings.epochs)
     before = dict(clock)
     for member in members:
         member.student.train()
@@ -219,7 +221,9 @@ def _train_epoch(
         mark = _charge(clock, "teacher", mark)
         for member in members:
             step = Step("train", epoch, (epoch + number / num_batches) / settings.epochs, member.terms)
-            terms = _train_step(member, batch, target, step, epoch * num_batches + number, settings)
+            place = epoch * num_batches + number
+            pull = pulls[member.name] if is_due(place, every) else None
+            terms = _train_step(member, batch, target, step, place, settings, pull)
             if settings.device == "cpu" or number % GPU_CHECK_STEPS == 0 or number + 1 == num_batches:
                 check_finite(_floats(terms), member=member.name, step=step, batch=number)
             meters[member.name].add(terms)
@@ -234,6 +238,7 @@ def _train_epoch(
             "epochs": settings.epochs,
             "lr": learning_rate(m.optim, (epoch + 1) * num_batches - 1),
             "train": meters[m.name].means(),
+            **({"gradients": {**p.means(), "steps": p.count}} if (p := pulls[m.name]).count else {}),
             "seconds": round(clock[m.name] - before[m.name], 3),
         }
         for m in members
@@ -241,9 +246,15 @@ def _train_epoch(
 
 
 def _train_step(
-    member: Member, batch: Batch, target: Outputs | None, step: Step, number: int, settings: PassSettings
+    member: Member,
+    batch: Batch,
+    target: Outputs | None,
+    step: Step,
+    number: int,
+    settings: PassSettings,
+    pull: _Meter | None = None,
 ) -> dict[str, Tensor]:
-    """One step of one member; returns its detached terms, ``loss`` among them."""
+    """One step of one member; returns its detached terms, ``loss`` among them. ``pull`` gets their gradients' norms."""
     # the same stream of random numbers for every member of this seed at this step, wherever a run was resumed
     torch.manual_seed((member.seed << 32) + number)
     for group in member.optimizer.param_groups:
@@ -252,8 +263,12 @@ def _train_step(
         student = member.student(batch.images)
     terms = member.method(student, target, batch, step)
     loss = weighted_sum(terms, member.weights)
+    norms = term_norms(terms, member.weights, member.student) if pull is not None and len(member.terms) > 1 else {}
     member.optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
+    if pull is not None:
+        total = total_norm(member.student, loss)
+        pull.add({**(norms or {member.terms[0]: total}), TOTAL: total})
     if member.optim.clip_norm is not None:
         # apart: a method's own gradients must not shorten the student's step against its control's
         for parameters in (list(member.student.parameters()), list(member.method.parameters())):
@@ -275,15 +290,15 @@ class _Meter:
 
     def __init__(self) -> None:
         self._sums: dict[str, Tensor] = {}
-        self._count = 0
+        self.count = 0
 
     def add(self, terms: Mapping[str, Tensor]) -> None:
-        self._count += 1
+        self.count += 1
         for name, value in terms.items():
             self._sums[name] = self._sums[name] + value if name in self._sums else value.clone()
 
     def means(self) -> dict[str, float]:
-        return {name: float(total) / self._count for name, total in self._sums.items()}
+        return {name: float(total) / self.count for name, total in self._sums.items()}
 
 
 def _floats(terms: Mapping[str, Tensor]) -> dict[str, float]:
