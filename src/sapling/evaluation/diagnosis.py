@@ -12,6 +12,7 @@ limit is from elsewhere it says so.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
@@ -29,8 +30,8 @@ HARDLY_BETTER = 0.01
 TOO_STRONG, TOO_WEAK = 30.0, 1 / 30  # pull of a term against that of the labels
 FLAT, NOT_FLAT, ONE_HOT = 0.99, 0.9, 0.02  # of the largest entropy
 EDGE_ALPHA = 0.95
-HESITANT, TOO_SURE = 0.1, 0.1
-IMITATES, IMITATES_BADLY, CARRIES_OVER = 0.9, 0.8, 0.1
+HESITANT, TOO_SURE, NEARLY_ONE_HOT = 0.1, 0.1, 0.95
+IMITATES, IMITATES_BADLY, CARRIES_OVER = 0.9, 0.8, 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +120,7 @@ class Measured:
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON types, for ``results.json``."""
-        return {**asdict(self), "pulls": self.pulls}
+        return {**asdict(self), "most_entropy": self.most_entropy, "pulls": self.pulls}
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,20 +163,19 @@ def not_looked_at(m: Measured) -> list[str]:
 def _labels(m: Measured) -> Finding | None:
     train, val = m.teacher_train, m.teacher_val
     seen = f"It is {_share(train.confidence)} sure of its answers to training images and right on {_share(train.right)}"
+    chance = 3 * _error(train)  # three standard errors: a few images must not look like wrong labels
     if (
         train.renamed is not None
         and train.num_images >= 5 * m.num_classes
         and train.renamed >= max(train.right + RENAMED, 0.5)
     ):
         seen += f"; with its classes in another order it would be right on {_share(train.renamed)}"
-    elif train.confidence - train.right >= CONTRADICTS:
-        pass
-    elif val.right - train.right >= UNFIT_TRAIN:
+    elif train.confidence - train.right < max(CONTRADICTS, chance):
+        if not fits_validation_only(m):
+            return None
         seen = (
             f"It is right on {_share(val.right)} of validation images but on {_share(train.right)} of training images"
         )
-    else:
-        return None
     return Finding(
         "labels",
         "likely",
@@ -184,6 +184,13 @@ def _labels(m: Measured) -> Finding | None:
         "One term pulls the student to the labels and another one away from them. The teacher's classes may stand in "
         "another order, it may have learned other labels, or the labels of the training images are wrong.",
     )
+
+
+def fits_validation_only(m: Measured) -> bool:
+    """Whether a teacher that is right on validation is wrong on training images, so that their labels are in doubt."""
+    train, val = m.teacher_train, m.teacher_val
+    error = math.hypot(_error(train), _error(val))
+    return val.right >= 0.5 and val.right - train.right >= max(UNFIT_TRAIN, 3 * error)
 
 
 def _steps(m: Measured) -> Finding | None:
@@ -291,8 +298,8 @@ def _temperature(m: Measured) -> Finding | None:
             "likely",
             "The temperature is too high",
             facts,
-            "Every class gets nearly the same share, so what tells them apart drowns in the rounding and in the noise "
-            "of the other term.",
+            "Every class gets nearly the same share. The student is then made to copy raw logits, those of classes "
+            "that the teacher rules out like any other (Hinton et al. 2015, section 2.1), and not its answers.",
         )
     if t <= 1 and soft <= ONE_HOT and not m.memorised:
         return Finding(
@@ -332,8 +339,8 @@ def _alpha(m: Measured) -> Finding | None:
 
 def _memorised(m: Measured) -> Finding | None:
     train, val = m.teacher_train, m.teacher_val
-    too_sure = val.confidence - val.right
-    if not m.memorised and too_sure < TOO_SURE:
+    too_sure = train.confidence >= NEARLY_ONE_HOT and val.confidence - val.right >= TOO_SURE
+    if not m.memorised and not too_sure:
         return None
     seen = (
         f"It is right on {_share(train.right)} of training and {_share(val.right)} of validation images, and "
@@ -446,6 +453,11 @@ CAUSES = (
     "seeds",
 )
 """Names of all findings, up the stream first."""
+
+
+def _error(seen: Answers) -> float:
+    """Standard error of ``right``; of several labels too large, as images and not labels are counted."""
+    return math.sqrt(seen.right * (1 - seen.right) / max(seen.num_images, 1))
 
 
 def _share(value: float) -> str:

@@ -11,11 +11,11 @@ from typing import Any
 from sapling import methods
 from sapling.config import RunConfig
 from sapling.errors import SaplingError
-from sapling.evaluation.diagnosis import UNFIT_TRAIN, Finding, Measured
+from sapling.evaluation.diagnosis import Finding, Measured, fits_validation_only
 from sapling.models.sizes import check_size
 from sapling.workflows.networks import OF_TRAINING, TRAINED_HERE
 from sapling.workflows.next_run import changed, command_of
-from sapling.workflows.passes import MIN_EPOCHS, is_given
+from sapling.workflows.passes import AUTO_STEPS, MAX_EPOCHS, MIN_EPOCHS, is_given
 
 LARGER = {
     "cnn3": "cnn4",
@@ -86,7 +86,7 @@ def next_command(remedy: Remedy, config: RunConfig, folder: Path, suffix: str) -
 
 
 def _labels(m: Measured, config: RunConfig) -> Remedy:
-    if is_given(config.teacher.model) and m.teacher_val.right - m.teacher_train.right < UNFIT_TRAIN:
+    if is_given(config.teacher.model) and not fits_validation_only(m):
         return Remedy(
             f"Train a teacher on these labels instead: {_new_teacher(config)}.",
             {**_no_given_teacher(), "teacher.model": _new_teacher(config)},
@@ -99,7 +99,8 @@ def _labels(m: Measured, config: RunConfig) -> Remedy:
 
 
 def _more_steps(m: Measured, config: RunConfig) -> Remedy:
-    epochs = max(MIN_EPOCHS, 3 * m.epochs)
+    usual = max(MIN_EPOCHS, min(MAX_EPOCHS, round(AUTO_STEPS * m.epochs / m.steps)))
+    epochs = usual if usual > m.epochs else 2 * m.epochs
     with_teacher = config.teacher.epochs is None and not is_given(config.teacher.model)
     who = "students and teacher" if with_teacher else "students"
     return Remedy(f"Train the {who} for {epochs} epochs.", {"train.epochs": epochs}, keeps_teacher=not with_teacher)
@@ -225,7 +226,8 @@ def _method(name: str, config: RunConfig) -> dict[str, Any]:
 
 
 def _no_given_teacher() -> dict[str, Any]:
-    return dict.fromkeys(("teacher.img_size", "teacher.mean", "teacher.std"))
+    """Settings that only a given teacher has, or needed."""
+    return {**dict.fromkeys(("teacher.img_size", "teacher.mean", "teacher.std")), "teacher.accept_weak": False}
 
 
 def _new_teacher(config: RunConfig) -> str:
