@@ -5,8 +5,9 @@ from dataclasses import replace
 
 import pytest
 
-from sapling.evaluation.diagnosis import CAUSES, Imitation, Measured, diagnose, not_looked_at
+from sapling.evaluation.diagnosis import CAUSES, diagnose, not_looked_at
 from sapling.evaluation.imitation import Answers
+from sapling.evaluation.measured import Imitation, Measured
 
 GOOD = Answers(1000, 0.97, 0.95, 0.16, 1.3, 0.97)
 HEALTHY = Measured(
@@ -120,7 +121,7 @@ def test_up_the_stream_comes_first_among_equals_and_likely_before_possible():
 
 
 def test_a_few_images_are_no_proof():
-    few = replace(GOOD, num_images=20, right=0.7, renamed=0.95, confidence=0.97)
+    few = replace(GOOD, num_images=20, right=0.7, renamed=0.85, confidence=0.97)
     assert "labels" not in names(replace(HEALTHY, teacher_train=few, teacher_val=replace(few, right=0.85)))
     assert names(replace(HEALTHY, rising=0.05, num_val=20)) == []
 
@@ -140,6 +141,8 @@ def test_a_denoiser_that_passed_or_left_no_record_is_not_spoken_of():
 def test_what_was_not_looked_at_is_said():
     several = replace(HEALTHY, multi_label=True, gradients={}, rising=None, weights={"bce": 0.1, "kd": 0.9})
     assert len(not_looked_at(several)) == 3
+    (renaming,) = not_looked_at(replace(HEALTHY, teacher_train=replace(GOOD, renamed=None)))
+    assert "too few images" in renaming
     assert several.most_entropy == pytest.approx(0.6931, abs=1e-4)
 
 

@@ -2,6 +2,7 @@
 
 import shlex
 
+import hypothesis
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -42,12 +43,14 @@ SETTINGS = st.fixed_dictionaries(
     optional={
         "teacher": st.fixed_dictionaries({}, optional={
             "model": st.sampled_from(["resnet34", "runs/a b/teacher", "-x/y", "resnet18=w's.pth"]),
-            "epochs": st.integers(1, 9), "accept_weak": st.booleans(), "mean": st.sampled_from([None, [0.5, 1e-5, 0.1]]),
+            "epochs": st.integers(1, 9), "accept_weak": st.booleans(),
+            "mean": st.sampled_from([None, [0.5, 1e-5, 0.1]]),
         }),
         "student": st.sampled_from(["cnn4", {"model": "resnet18", "pretrained": True, "freeze_backbone": True}]),
         "method": st.sampled_from([
             {"name": "kd", "alpha": 0.5, "temperature": 2}, {"name": "kd", "standardize": True},
-            {"name": "dist", "weights": {"ce": 1e-5, "inter": 90.0}}, {"name": "dkd"}, {"name": "-own/me thod.py", "a": "b: c"},
+            {"name": "dist", "weights": {"ce": 1e-5, "inter": 90.0}}, {"name": "dkd"},
+            {"name": "-own/me thod.py", "a": "b: c"},
         ]),
         "train": st.fixed_dictionaries({}, optional={
             "lr": st.floats(1e-9, 1), "epochs": st.integers(1, 500), "num_seeds": st.integers(1, 9),
@@ -60,6 +63,7 @@ SETTINGS = st.fixed_dictionaries(
 )  # fmt: skip
 
 
+@hypothesis.settings(max_examples=40)
 @given(SETTINGS)
 def test_a_command_says_all_settings(blocks):
     config = build(blocks)

@@ -13,11 +13,12 @@ limit is from elsewhere it says so.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
-from sapling.evaluation.imitation import Answers, most_entropy
+from sapling.evaluation.imitation import Answers
+from sapling.evaluation.measured import Measured
 
 Level = Literal["likely", "possible"]
 
@@ -31,96 +32,7 @@ TOO_STRONG, TOO_WEAK = 30.0, 1 / 30  # pull of a term against that of the labels
 FLAT, NOT_FLAT, ONE_HOT = 0.99, 0.9, 0.02  # of the largest entropy
 EDGE_ALPHA = 0.95
 HESITANT, TOO_SURE, NEARLY_ONE_HOT = 0.1, 0.1, 0.95
-IMITATES, IMITATES_BADLY, CARRIES_OVER = 0.9, 0.8, 0.2
-
-
-@dataclass(frozen=True, slots=True)
-class Imitation:
-    """How a student stands to the labels and to the teacher on one part of the data; means over seeds.
-
-    Attributes:
-        score: its measure (see :attr:`Measured.measure`).
-        agreement: share of images with the teacher's answer.
-        kl: KL(teacher || student) at T = 1, nats per image.
-    """
-
-    score: float
-    agreement: float
-    kl: float
-
-
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """What a finished run measured, before and beside the test images.
-
-    Attributes:
-        outcome: of the verdict.
-        measure: ``top1``, ``macro_recall`` or ``map``: of the verdict, the gap and the scores.
-        detectable: the difference that the verdict could have shown.
-        num_seeds: S.
-        epochs: of the students.
-        steps: of the students, in all.
-        num_classes: K.
-        temperature: of the method; None where it has none.
-        standardized: whether the method takes z-scores of the logits first.
-        weights: by term.
-        alpha: share of the labels where the weights come from one; None where they were given one by one.
-        teacher_train: its answers to (some) training images, their centre views.
-        teacher_val: its answers to validation images.
-        students: ``control`` and ``distilled``, each on ``train`` and ``val``.
-        gap: teacher minus control on validation, in the measure.
-        gap_error: standard error of that gap over images; None where it is not known.
-        rising: gain of the measure on validation over the last tenth of training, the mean of all students.
-        num_val: validation images.
-        gradients: by arm and term, mean norm of the gradient of the weighted term over the measured steps.
-        memorised: whether the teacher knows its training images by heart.
-        multi_label: whether an image may have several labels.
-        acceptance: what a denoiser's own check says: ``passed``, and what else it recorded; None without one.
-    """
-
-    outcome: str
-    measure: str
-    detectable: float | None
-    num_seeds: int
-    epochs: int
-    steps: int
-    num_classes: int
-    temperature: float | None
-    standardized: bool
-    weights: Mapping[str, float]
-    alpha: float | None
-    teacher_train: Answers
-    teacher_val: Answers
-    students: Mapping[str, Mapping[str, Imitation]]
-    gap: float
-    gap_error: float | None
-    rising: float | None
-    num_val: int
-    gradients: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    memorised: bool = False
-    multi_label: bool = False
-    acceptance: Mapping[str, Any] | None = None
-
-    @property
-    def label_term(self) -> str:
-        """``ce`` or ``bce``."""
-        return "bce" if self.multi_label else "ce"
-
-    @property
-    def most_entropy(self) -> float:
-        """Entropy of an answer that says nothing, in nats."""
-        return most_entropy(self.num_classes, multi_label=self.multi_label)
-
-    @property
-    def pulls(self) -> dict[str, float]:
-        """Pull of every term of the distilled student, against that of the labels on the control."""
-        own = self.gradients.get("distilled", {})
-        base = self.gradients.get("control", {}).get(self.label_term, 0.0)
-        return {name: value / base for name, value in own.items()} if base > 0 else {}
-
-    def as_dict(self) -> dict[str, Any]:
-        """As JSON types, for ``results.json``."""
-        return {**asdict(self), "most_entropy": self.most_entropy, "pulls": self.pulls}
+IMITATES, IMITATES_BADLY, CARRIES_OVER, GAINED = 0.9, 0.8, 0.2, 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +65,8 @@ def not_looked_at(m: Measured) -> list[str]:
     found = []
     if m.multi_label:
         found.append("whether classes were renamed (an image may have several labels)")
+    elif m.teacher_train.renamed is None:
+        found.append("whether classes were renamed (too few images for so many classes)")
     if not m.gradients and sum(w != 0 for w in m.weights.values()) > 1:
         found.append("how strongly the terms pull (the run did not record gradients)")
     if m.rising is None:
@@ -164,11 +78,7 @@ def _labels(m: Measured) -> Finding | None:
     train, val = m.teacher_train, m.teacher_val
     seen = f"It is {_share(train.confidence)} sure of its answers to training images and right on {_share(train.right)}"
     chance = 3 * _error(train)  # three standard errors: a few images must not look like wrong labels
-    if (
-        train.renamed is not None
-        and train.num_images >= 5 * m.num_classes
-        and train.renamed >= max(train.right + RENAMED, 0.5)
-    ):
+    if train.renamed is not None and train.renamed >= max(train.right + RENAMED, 0.5):
         seen += f"; with its classes in another order it would be right on {_share(train.renamed)}"
     elif train.confidence - train.right < max(CONTRADICTS, chance):
         if not fits_validation_only(m):
@@ -398,14 +308,14 @@ def _capacity(m: Measured) -> Finding | None:
             seen,
             "Not even on the images that it was trained on does it answer alike: the teacher is out of its reach.",
         )
-    if train.agreement - val.agreement >= CARRIES_OVER:
+    if train.agreement - val.agreement >= CARRIES_OVER and val.agreement <= alone["val"].agreement + GAINED:
         return Finding(
             "carry_over",
             "possible",
             "What the student copies does not carry over",
             seen,
-            "It follows the teacher where it was trained and not beyond. More images, labelled or not, or stronger "
-            "views give it more of the teacher's answers to learn from.",
+            "It follows the teacher where it was trained, and beyond that no better than the control. More images, "
+            "labelled or not, or stronger views give it more of the teacher's answers to learn from.",
         )
     return None
 

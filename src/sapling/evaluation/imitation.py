@@ -15,6 +15,10 @@ from sapling.evaluation.metrics import log_probabilities
 from sapling.evaluation.multilabel import binary_cross_entropy, probabilities_of
 
 
+FEWEST_PER_CLASS = 5
+"""Images per class below which some renaming of classes fits by chance."""
+
+
 def agreement(logits: ArrayLike, teacher: ArrayLike, *, multi_label: bool = False) -> float:
     """Share of images with the same answer as the teacher's: the same class, or the same set of labels."""
     own, other = np.asarray(logits), np.asarray(teacher)
@@ -70,8 +74,8 @@ class Answers:
         confidence: mean probability of the answers that it gives; above ``right`` it is too sure.
         entropy: at T = 1, in nats.
         entropy_at_temperature: of what the student is asked to match, at the method's temperature.
-        renamed: share of right answers after the renaming of classes that fits best; None where an image may have
-            several labels, which is not looked at.
+        renamed: share of right answers after the renaming of classes that fits best; None, not looked at, where an
+            image may have several labels, or where there are fewer than five images per class.
     """
 
     num_images: int
@@ -105,7 +109,9 @@ def answers(logits: ArrayLike, truth: ArrayLike, *, temperature: float = 1.0, st
         float(confidence),
         entropy(scores, multi_label=several),
         entropy(softened, temperature, multi_label=several),
-        None if several else _renamed(scores.argmax(1), labels, scores.shape[1]),
+        None
+        if several or len(scores) < FEWEST_PER_CLASS * scores.shape[1]
+        else _renamed(scores.argmax(1), labels, scores.shape[1]),
     )
 
 

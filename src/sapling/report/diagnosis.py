@@ -41,6 +41,8 @@ def terminal_lines(results: Mapping[str, Any]) -> list[tuple[str, str]]:
         return []
     causes = [f for f in listing(found, "findings") if isinstance(f, Mapping)]
     lines = []
+    if not causes and not block(found, "next"):
+        return []
     if causes:
         first = causes[0]
         word = "why" if first.get("level") == "likely" else "perhaps"

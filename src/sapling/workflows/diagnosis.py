@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -16,8 +17,9 @@ from sapling import methods
 from sapling.config import RunConfig
 from sapling.data.loader import Dataset
 from sapling.errors import SaplingError
-from sapling.evaluation.diagnosis import Finding, Imitation, Measured, diagnose, not_looked_at
+from sapling.evaluation.diagnosis import Finding, diagnose, not_looked_at
 from sapling.evaluation.imitation import agreement, answers, divergence
+from sapling.evaluation.measured import Imitation, Measured
 from sapling.evaluation.metrics import classification_metrics
 from sapling.models.tapped import TappedModel
 from sapling.record import Run
@@ -191,17 +193,17 @@ def _rows(run: Run) -> list[dict[str, Any]]:
 
 
 def _pulls(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[str, float]:
-    """Mean norm of each term's gradient over all measured steps of these members."""
+    """Mean norm of each term's gradient over all measured steps of these members; epochs that overflowed are left out."""
     sums: dict[str, float] = {}
     steps = 0
     for row in rows:
-        if row.get("member") in names and isinstance(row.get("gradients"), Mapping):
-            count = int(row["gradients"]["steps"])
+        seen = row.get("gradients")
+        if row.get("member") in names and isinstance(seen, Mapping) and all(map(math.isfinite, seen.values())):
+            count = int(seen["steps"])
             steps += count
-            for term, value in row["gradients"].items():
-                if term != "steps":
-                    sums[term] = sums.get(term, 0.0) + count * float(value)
-    return {term: total / steps for term, total in sums.items()}
+            for term in seen.keys() - {"steps"}:
+                sums[term] = sums.get(term, 0.0) + count * float(seen[term])
+    return {term: total / steps for term, total in sorted(sums.items())}
 
 
 def _rising(rows: Sequence[Mapping[str, Any]], names: Sequence[str], epochs: int) -> float | None:

@@ -11,7 +11,8 @@ from typing import Any
 from sapling import methods
 from sapling.config import RunConfig
 from sapling.errors import SaplingError
-from sapling.evaluation.diagnosis import Finding, Measured, fits_validation_only
+from sapling.evaluation.diagnosis import Finding, fits_validation_only
+from sapling.evaluation.measured import Measured
 from sapling.models.sizes import check_size
 from sapling.workflows.networks import OF_TRAINING, TRAINED_HERE
 from sapling.workflows.next_run import changed, command_of
