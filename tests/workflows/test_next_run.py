@@ -63,7 +63,7 @@ SETTINGS = st.fixed_dictionaries(
 )  # fmt: skip
 
 
-@hypothesis.settings(max_examples=40)
+@hypothesis.settings(max_examples=25)
 @given(SETTINGS)
 def test_a_command_says_all_settings(blocks):
     config = build(blocks)

@@ -14,7 +14,6 @@ from numpy.typing import ArrayLike, NDArray
 from sapling.evaluation.metrics import log_probabilities
 from sapling.evaluation.multilabel import binary_cross_entropy, probabilities_of
 
-
 FEWEST_PER_CLASS = 5
 """Images per class below which some renaming of classes fits by chance."""
 

@@ -193,7 +193,7 @@ def _rows(run: Run) -> list[dict[str, Any]]:
 
 
 def _pulls(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[str, float]:
-    """Mean norm of each term's gradient over all measured steps of these members; epochs that overflowed are left out."""
+    """Mean norm of each term's gradient over all measured steps of these members, but for epochs that overflowed."""
     sums: dict[str, float] = {}
     steps = 0
     for row in rows:
