@@ -49,6 +49,8 @@ def print_result(result: RunResult) -> None:
     """Verdict, table of teacher, control and distilled student, and where things are."""
     from rich.text import Text
 
+    from sapling.report.diagnosis import terminal_lines  # not above: the page brings matplotlib
+
     results, console = result.results, _console()
     console.print()
     if result.statement:
@@ -72,6 +74,8 @@ def print_result(result: RunResult) -> None:
     console.print(table)
     for warning in results.get("warnings", []):
         console.print(Text(f"note: {warning}", style="yellow"))
+    for label, text in terminal_lines(results):
+        console.print(Text(f"{label:<9} {printable(text)}"), soft_wrap=True)
     onnx = results.get("deploy", {}).get("onnx")
     shipped = results["shipped"]
     folder = result.folder

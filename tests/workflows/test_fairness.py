@@ -107,7 +107,8 @@ def test_the_test_split_is_opened_once_all_training_and_choosing_is_done(spied):
     _, read, _ = spied
     first = read.index("test")
     assert not [r for r in read[first:] if isinstance(r, tuple)], "something was trained after test was opened"
-    assert read[:first].count("val") == 2 + 1 + 2 * 2  # teacher's epochs, gate, two members' epochs
+    # teacher's epochs, gate, two members' epochs, the diagnosis of these three
+    assert read[:first].count("val") == 2 + 1 + 2 * 2 + 3
     assert read[first:].count("test") == 3  # teacher, control, student
     assert read[first:].count("val") == 1  # images for the parity of ONNX
 

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from sapling.engine.averaging import Average
 from sapling.engine.checkpoint import load_checkpoint, save_checkpoint
+from sapling.engine.gradients import TOTAL, is_due, stride, term_norms, total_norm
 from sapling.engine.objective import check_finite, weighted_sum
 from sapling.engine.optim import OptimSettings, learning_rate, make_optimizer
 from sapling.engine.plan import Stretch, stretches
@@ -214,7 +215,8 @@ def _train_epoch(
 ) -> list[dict[str, Any]]:
     num_batches = data.num_batches(settings.batch_size)
     needs_teacher = teacher is not None and any(set(m.terms) - {"ce", "bce"} for m in members)
-    meters = {m.name: Meter() for m in members}
+    meters, pulls = ({m.name: Meter() for m in members} for _ in range(2))
+    every = stride([len(m.terms) for m in members], num_batches * settings.epochs)
     before = dict(clock)
     phases = "".join(sorted({f"{m.stretch.phase.name}, " for m in members if len(m.method.phases()) > 1}))
     for member in members:
@@ -234,7 +236,9 @@ def _train_epoch(
         mark = charge(clock, "teacher", mark)
         for member in members:
             step = member.stretch.step(epoch, number / num_batches, member.terms)
-            terms = _train_step(member, batch, target, step, epoch * num_batches + number, settings)
+            place = epoch * num_batches + number
+            pull = pulls[member.name] if is_due(place, every) else None
+            terms = _train_step(member, batch, target, step, place, settings, pull)
             if settings.device == "cpu" or number % GPU_CHECK_STEPS == 0 or number + 1 == num_batches:
                 check_finite(floats(terms), member=member.name, step=step, batch=number)
             meters[member.name].add(terms)
@@ -250,6 +254,7 @@ def _train_epoch(
             "phase": m.stretch.phase.name,
             "lr": learning_rate(m.optim, (epoch + 1) * num_batches - 1),
             "train": meters[m.name].means(),
+            **({"gradients": {**p.means(), "steps": p.count}} if (p := pulls[m.name]).count else {}),
             "seconds": round(clock[m.name] - before[m.name], 3),
         }
         for m in members
@@ -257,9 +262,15 @@ def _train_epoch(
 
 
 def _train_step(
-    member: Member, batch: Batch, target: Outputs | None, step: Step, number: int, settings: PassSettings
+    member: Member,
+    batch: Batch,
+    target: Outputs | None,
+    step: Step,
+    number: int,
+    settings: PassSettings,
+    pull: Meter | None = None,
 ) -> dict[str, Tensor]:
-    """One step of one member; returns its detached terms, ``loss`` among them."""
+    """One step of one member; returns its detached terms, ``loss`` among them. ``pull`` gets their gradients' norms."""
     # the same stream of random numbers for every member of this seed at this step, wherever a run was resumed
     torch.manual_seed((member.seed << 32) + number)
     for group in member.optimizer.param_groups:
@@ -268,8 +279,12 @@ def _train_step(
         student = member.student(batch.images)
     terms = member.method(student, target, batch, step)
     loss = weighted_sum(terms, member.active)
+    norms = term_norms(terms, member.active, member.student) if pull is not None and len(member.terms) > 1 else {}
     member.optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
+    if pull is not None:
+        total = total_norm(member.student, loss)
+        pull.add({**(norms or {member.terms[0]: total}), TOTAL: total})
     if member.optim.clip_norm is not None:
         # apart: a method's own gradients must not shorten the student's step against its control's
         for parameters in (list(member.student.parameters()), list(member.method.parameters())):
@@ -292,17 +307,17 @@ class Meter:
 
     def __init__(self) -> None:
         self._sums: dict[str, Tensor] = {}
-        self._count = 0
+        self.count = 0
 
     def add(self, terms: Mapping[str, Tensor]) -> None:
         """Take in the terms of a batch."""
-        self._count += 1
+        self.count += 1
         for name, value in terms.items():
             self._sums[name] = self._sums[name] + value if name in self._sums else value.clone()
 
     def means(self) -> dict[str, float]:
         """The mean of each."""
-        return {name: float(total) / self._count for name, total in self._sums.items()}
+        return {name: float(total) / self.count for name, total in self._sums.items()}
 
 
 def floats(terms: Mapping[str, Tensor]) -> dict[str, float]:

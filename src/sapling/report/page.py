@@ -10,6 +10,7 @@ from typing import Any
 import jinja2
 
 from sapling.report import class_figures, details, figures, sections, wording
+from sapling.report.diagnosis import diagnosis_section
 from sapling.report.folder import read_run
 from sapling.report.summary import Summary, class_table, confusion_changes, metric_rows, summarise
 from sapling.report.svg import Drawing
@@ -74,6 +75,7 @@ def _content(summary: Summary) -> tuple[dict[str, Any], list[Drawing]]:
         "standing": keep(figures.standing_figure(summary)),
         "standing_note": sections.standing(summary),
         "certainty": sections.certainty(summary),
+        "diagnosis": diagnosis_section(summary),
         "curves": curves,
         "classes": classes,
         "confusion": confusion,

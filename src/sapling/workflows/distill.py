@@ -14,12 +14,14 @@ from sapling import methods
 from sapling.config import RunConfig, build
 from sapling.data.loader import Dataset
 from sapling.errors import UsageError
+from sapling.evaluation.imitation import agreement
 from sapling.models.create import count_macs, count_parameters, resolve_name
 from sapling.record import FORMAT, Run, command_line, environment, now, run_folder
 from sapling.report.page import write_report
 from sapling.screen import Screen, duration
 from sapling.workflows import scores
 from sapling.workflows.dataset import data_warnings, open_checked, write_data_card
+from sapling.workflows.diagnosis import diagnosis, log_line, look
 from sapling.workflows.gate import refuse_replaced, warnings_about
 from sapling.workflows.passes import (
     Machine,
@@ -137,6 +139,8 @@ def _work(run: Run, screen: Screen) -> None:
     run.finish(results)
     write_report(run.folder)
     run.note(f"verdict: {results['comparison']['verdict']['statement']}")
+    if (line := log_line(results["diagnosis"])) is not None:
+        run.note(line)
 
 
 def member_names(config: RunConfig, seed: int) -> tuple[str, str]:
@@ -219,6 +223,10 @@ def _judge(
     records = {n: member_record(run, n) or {} for s in seeds for n in member_names(config, s)}
     measure = scores.measure_of(config, data)
     shipped = choose_to_ship(list(records.values()), arm, measure)
+    roles = dict(
+        zip(("control", "distilled"), zip(*(member_names(config, s) for s in seeds), strict=True), strict=True)
+    )
+    looked = look(run, data, machine, teacher, roles, measure)
     run.log("test: opening the test split")
     teacher_logits, teacher_card = measure_teacher(run, teacher, data, machine)
     labels = data.truth("test")
@@ -236,7 +244,7 @@ def _judge(
                 "test": test,
                 "parameters": count_parameters(loaded.model),
                 "macs": count_macs(loaded.model, (size.num_channels, size.img_size, size.img_size)),
-                "agreement": scores.agreement(logits, teacher_logits, multi_label=data.multi_label),
+                "agreement": agreement(logits, teacher_logits, multi_label=data.multi_label),
             }
         )
     control, method = np.stack(answers[CONTROL]), np.stack(answers[arm])
@@ -265,6 +273,16 @@ def _judge(
         **({"phases": phases} if phases else {}),
         "warnings": [*warnings_of(teacher.card, data), *phase_warnings(phases)],
     }
+    results["diagnosis"] = diagnosis(
+        run,
+        looked,
+        teacher.card,
+        list(records.values()),
+        results["manifest"],
+        results["comparison"]["verdict"],
+        num_classes=data.num_classes,
+        multi_label=data.multi_label,
+    )
     ship_member(run, shipped["member"])
     results["deploy"] = deploy(run, data, results)
     return results

@@ -85,13 +85,6 @@ def measure_of(config: RunConfig, data: Dataset) -> AnyMeasure:
     return primary_measure(np.bincount(data.labels("train"), minlength=data.num_classes))
 
 
-def agreement(logits: NDArray[np.float32], teacher: NDArray[np.float32], *, multi_label: bool) -> float:
-    """Share of images with the same answer as the teacher's: the same class, or the same set of labels."""
-    if multi_label:
-        return float(((logits >= 0) == (teacher >= 0)).all(1).mean())
-    return float((logits.argmax(1) == teacher.argmax(1)).mean())
-
-
 def judge_students(
     control: NDArray[np.float32],
     method: NDArray[np.float32],

@@ -1,0 +1,247 @@
+"""What to try next for each cause that a diagnosis finds: one change, as settings, and the command of that run."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sapling import methods
+from sapling.config import RunConfig
+from sapling.errors import SaplingError
+from sapling.evaluation.diagnosis import Finding, fits_validation_only
+from sapling.evaluation.measured import Measured
+from sapling.models.sizes import check_size
+from sapling.workflows.networks import OF_TRAINING, TRAINED_HERE, is_given
+from sapling.workflows.next_run import changed, command_of
+from sapling.workflows.passes import AUTO_STEPS, MAX_EPOCHS, MIN_EPOCHS
+
+LARGER = {
+    "cnn3": "cnn4",
+    "cnn4": "resnet18",
+    "resnet18": "resnet34",
+    "resnet34": "resnet50",
+    "resnet50": "resnet101",
+    "resnet8": "resnet20",
+    "resnet20": "resnet56",
+    "resnet56": "resnet110",
+    "mobilenetv3_small_100": "mobilenetv3_large_100",
+    "efficientnet_b0": "efficientnet_b2",
+}
+FITS = 0.95  # a teacher that has this share of its training images right has had epochs enough
+USUAL_PULL = 3.0  # of a term that is neither too strong nor too weak, against that of the labels
+USUAL_TEMPERATURE = 4.0
+MIXUP = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Remedy:
+    """What to try.
+
+    Attributes:
+        text: what the next run does, in one sentence.
+        changes: settings of the next run that differ from this one's; None removes one of the method.
+        keeps_teacher: whether the teacher that was trained here serves again, so that only the change differs.
+        command: a command in place of another run, such as one that looks at the data.
+    """
+
+    text: str
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    keeps_teacher: bool = True
+    command: str | None = None
+
+
+def remedy_for(finding: Finding, m: Measured, config: RunConfig) -> Remedy:
+    """The remedy of one finding."""
+    return _REMEDIES[finding.name](m, config)
+
+
+def without_finding(m: Measured, config: RunConfig) -> Remedy:
+    """What to try where nothing wrong was found."""
+    if m.outcome == "no difference shown":
+        return _more_seeds(m, config)
+    return _other_method(m, config)
+
+
+def next_command(remedy: Remedy, config: RunConfig, folder: Path, suffix: str) -> str:
+    """The command of the next run; it repeats this one but for the changes.
+
+    Args:
+        remedy: what is changed.
+        config: of this run.
+        folder: of this run: its teacher is used again where it was trained here and is not the trouble.
+        suffix: of the next folder's name, where this run was given one; else the folder numbers itself.
+    """
+    if remedy.command is not None:
+        return remedy.command
+    changes = dict(remedy.changes)
+    if remedy.keeps_teacher and not is_given(config.teacher.model):
+        unused = {k: getattr(config.teacher, k) for k in (*TRAINED_HERE, *OF_TRAINING)}
+        changes |= {f"teacher.{k}": False if isinstance(v, bool) else None for k, v in unused.items()}
+        changes["teacher.model"] = str(folder / "teacher")
+    if config.output.folder is not None:
+        changes["output.folder"] = f"{config.output.folder.rstrip('/')}-{suffix}"
+    return command_of(changed(config, changes))
+
+
+def _labels(m: Measured, config: RunConfig) -> Remedy:
+    if is_given(config.teacher.model) and not fits_validation_only(m):
+        return Remedy(
+            f"Train a teacher on these labels instead: {_new_teacher(config)}.",
+            {**_no_given_teacher(), "teacher.model": _new_teacher(config)},
+            keeps_teacher=False,
+        )
+    command = shlex.join(["sapling", "inspect", config.data.source])
+    return Remedy(
+        "Look at the labels first: copies of a picture with two labels, classes that were mixed up.", command=command
+    )
+
+
+def _more_steps(m: Measured, config: RunConfig) -> Remedy:
+    usual = max(MIN_EPOCHS, min(MAX_EPOCHS, round(AUTO_STEPS * m.epochs / m.steps)))
+    epochs = usual if usual > m.epochs else 2 * m.epochs
+    with_teacher = config.teacher.epochs is None and not is_given(config.teacher.model)
+    who = "students and teacher" if with_teacher else "students"
+    return Remedy(f"Train the {who} for {epochs} epochs.", {"train.epochs": epochs}, keeps_teacher=not with_teacher)
+
+
+def _better_teacher(m: Measured, config: RunConfig) -> Remedy:
+    teacher = config.teacher
+    if is_given(teacher.model):
+        name = _new_teacher(config)
+        return Remedy(
+            f"Train a teacher on these images: {name}.",
+            {**_no_given_teacher(), "teacher.model": name},
+            keeps_teacher=False,
+        )
+    larger = _larger(teacher.model, config)
+    if m.teacher_train.right >= FITS and larger:
+        return Remedy(f"A larger teacher: {larger}.", {"teacher.model": larger}, keeps_teacher=False)
+    epochs = max(2 * MIN_EPOCHS, 2 * (teacher.epochs or m.epochs))
+    return Remedy(f"Train the teacher for {epochs} epochs.", {"teacher.epochs": epochs}, keeps_teacher=False)
+
+
+def _other_denoiser(m: Measured, config: RunConfig) -> Remedy:
+    return Remedy("Learn from the teacher's answers, without its features.", _method("kd", config))
+
+
+def _rescaled(m: Measured, config: RunConfig) -> Remedy:
+    pulls = {name: v for name, v in m.pulls.items() if name not in (m.label_term, "total")}
+    strongest = max(pulls.values())
+    factor = USUAL_PULL / strongest if strongest > 0 else 1.0
+    weights = {
+        "ce" if name == m.label_term else name: float(f"{w * factor if name != m.label_term else w:.2g}")
+        for name, w in m.weights.items()
+    }
+    shown = ", ".join(f"{name} {w:g}" for name, w in weights.items())
+    return Remedy(
+        f"Bring the teacher's terms to about {USUAL_PULL:g} times the pull of the labels: {shown}.",
+        {"method.weights": weights, "method.alpha": None},
+    )
+
+
+def _usual_temperature(m: Measured, config: RunConfig) -> Remedy:
+    return Remedy(
+        f"Temperature {USUAL_TEMPERATURE:g}, as most papers have it.", {"method.temperature": USUAL_TEMPERATURE}
+    )
+
+
+def _usual_alpha(m: Measured, config: RunConfig) -> Remedy:
+    default = methods.load_class(config.method.name).default_alpha
+    share = default if default is not None else 0.5
+    return Remedy(
+        f"Give the labels {share:.0%} of the weight and the teacher the rest.",
+        {"method.alpha": share, "method.weights": None},
+    )
+
+
+def _softer(m: Measured, config: RunConfig) -> Remedy:
+    requires = methods.load_class(config.method.name).requires
+    if not requires.labels and not config.data.mixup:
+        changes: dict[str, Any] = {"data.mixup": MIXUP}
+        if config.teacher.mixup is None and not is_given(config.teacher.model):
+            changes["teacher.mixup"] = 0.0  # the same teacher as before; it only serves again
+        return Remedy("Ask the teacher about mixed images (mixup), which it has not learned by heart.", changes)
+    temperature = 2 * (m.temperature or USUAL_TEMPERATURE / 2)
+    if m.temperature is not None:
+        return Remedy(f"Soften its answers: temperature {temperature:g}.", {"method.temperature": temperature})
+    return _other_method(m, config)
+
+
+def _other_method(m: Measured, config: RunConfig) -> Remedy:
+    other = "kd" if m.multi_label or config.method.name == "dist" else "dist"
+    if other == "dist" and config.train.batch_size < methods.load_class("dist").requires.min_batch:
+        other = config.method.name
+    if m.num_classes < 3 and other == "dist":
+        return Remedy(
+            "Temperature 1: with two classes there is nothing else to compare.",
+            {"method.temperature": 1.0}
+            if m.temperature not in (None, 1.0)
+            else {"method.alpha": 0.5, "method.weights": None},
+        )
+    if other == config.method.name:
+        return Remedy("The labels and the teacher in equal parts.", {"method.alpha": 0.5, "method.weights": None})
+    why = {"dist": "which compares how answers are ordered, not how large they are", "kd": "the plain one"}[other]
+    return Remedy(f"Another method: {other}, {why}.", _method(other, config))
+
+
+def _larger_student(m: Measured, config: RunConfig) -> Remedy:
+    if config.method.name in ("kd", "dkd") and not m.multi_label and m.num_classes >= 3:
+        return _other_method(m, config)
+    larger = _larger(config.student.model, config)
+    if larger is None:
+        return _more_steps(m, config)
+    return Remedy(f"A larger student: {larger}.", {"student.model": larger})
+
+
+def _more_views(m: Measured, config: RunConfig) -> Remedy:
+    return _softer(m, config) if not config.data.mixup else _more_steps(m, config)
+
+
+def _more_seeds(m: Measured, config: RunConfig) -> Remedy:
+    seeds = max(5, 2 * m.num_seeds)
+    return Remedy(f"Repeat it with {seeds} seeds.", {"train.num_seeds": seeds})
+
+
+_REMEDIES: dict[str, Callable[[Measured, RunConfig], Remedy]] = {
+    "labels": _labels,
+    "steps": _more_steps,
+    "weak_teacher": _better_teacher,
+    "denoiser": _other_denoiser,
+    "scale": _rescaled,
+    "temperature": _usual_temperature,
+    "alpha": _usual_alpha,
+    "memorised": _softer,
+    "hesitant": _other_method,
+    "capacity": _larger_student,
+    "carry_over": _more_views,
+    "seeds": _more_seeds,
+}
+
+
+def _method(name: str, config: RunConfig) -> dict[str, Any]:
+    """Another method with its own defaults."""
+    return {**{f"method.{k}": None for k in config.method.options}, "method.name": name}
+
+
+def _no_given_teacher() -> dict[str, Any]:
+    """Settings that only a given teacher has, or needed."""
+    return {**dict.fromkeys(("teacher.img_size", "teacher.mean", "teacher.std")), "teacher.accept_weak": False}
+
+
+def _new_teacher(config: RunConfig) -> str:
+    """A network to train here that is larger than the student."""
+    return _larger(config.student.model, config) or "resnet34"
+
+
+def _larger(name: str, config: RunConfig) -> str | None:
+    """The next larger relative that can read images of this size; None where none is known."""
+    larger = LARGER.get(name.removeprefix("sapling_"))
+    if larger is not None and config.data.img_size is not None:
+        try:
+            check_size(larger, config.data.img_size)
+        except SaplingError:
+            return None
+    return larger
