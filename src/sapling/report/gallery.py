@@ -14,11 +14,12 @@ MOST_BYTES = 64_000  # of a picture as text
 _PICTURE = re.compile(r"data:image/(?:jpeg|png);base64,[A-Za-z0-9+/]+={0,2}")
 _ARMS = (("teacher", "Teacher"), ("control", "Control"), ("student", "Distilled"))
 _KINDS = {
-    "gained": ("Gained", "Right under more seeds than the control, most telling first."),
-    "lost": ("Lost", "Right under fewer seeds than the control."),
+    "gained": ("Gained", "The student is right more often than the control, over the seeds; the most telling first."),
+    "lost": ("Lost", "The student is right less often than the control."),
     "mistakes": (
         "Sure, and wrong",
-        "The mistakes that it is surest of, mean over seeds. Labels of the data that are wrong show up here, too.",
+        "The mistakes that it is surest of, mean over seeds; beside each answer how sure it is. Where the label of "
+        "the data is wrong, it shows up here, too.",
     ),
     "disagreements": (
         "Other answers than the teacher's",
@@ -58,9 +59,9 @@ def _shot(
         right = inner(answer, "right") is True
         if kind in ("gained", "lost") and seeds > 1:
             known = int(number(answer.get("seeds_right")) or 0)
-            detail = f"right under {known} of {seeds} seeds"
+            detail = f"right in {known} of {seeds}"
         else:
-            detail = f"{wording.share(sure, 0)} sure" if sure is not None and not summary.multi_label else ""
+            detail = wording.share(sure, 0) if sure is not None and not summary.multi_label else ""
         name = "Answer" if key == "student" and not summary.is_comparison else name
         lines.append({"arm": name, "said": said, "detail": detail, "right": right})
     if not lines:

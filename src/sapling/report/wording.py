@@ -55,8 +55,7 @@ GLOSSARY = (
     ("KL", "Kullback-Leibler divergence: what is lost, in nats, when the student stands in for the teacher's answers."),
     (
         "CKA",
-        "centred kernel alignment: whether two networks place the same images in the same way, from about 0 to 1; "
-        "estimated without bias, on up to 512 test images.",
+        "centred kernel alignment: do two networks place images alike? 0 to 1, without bias, on up to 512 test images.",
     ),
     ("Calibration", "whether stated certainty comes true: of the answers that are 90 % sure, 90 % should be right."),
     ("MACs", "multiply-accumulate operations for one image: the amount of arithmetic."),
