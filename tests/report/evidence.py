@@ -27,8 +27,11 @@ def add_evidence(folder: Path, *, pictures: int = 3, onnx: bool = True) -> dict[
         results["comparison"]["classes"] = [
             {"difference": g, "low": g - w, "high": g + w} for g, w in zip(gains.tolist(), width.tolist(), strict=True)
         ]
-        levels = {"top1": {"value": 0.871, "low": 0.852, "high": 0.889}, "nll": {"value": 0.4, "low": 0.35, "high": 0.5}}
-        results["comparison"]["levels"] = {arm: levels for arm in ("teacher", "control", "kd")}
+        levels = {
+            "top1": {"value": 0.871, "low": 0.852, "high": 0.889},
+            "nll": {"value": 0.4, "low": 0.35, "high": 0.5},
+        }
+        results["comparison"]["levels"] = dict.fromkeys(("teacher", "control", "kd"), levels)
     timed = {"threads": 2, "latency_ms": {"1": {"p50": 3.21, "p95": 4.0}, "32": {"p50": 61.0, "p95": 70.0}}}
     memory = {"peak_memory_bytes": {"1": 45_000_000, "32": 61_000_000}}
     networks = [

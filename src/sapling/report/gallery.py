@@ -18,8 +18,10 @@ _KINDS = {
     "lost": ("Lost", "The student is right less often than the control."),
     "mistakes": (
         "Sure, and wrong",
-        "The mistakes that it is surest of, mean over seeds; beside each answer how sure it is. Where the label of "
-        "the data is wrong, it shows up here, too.",
+        (
+            "The mistakes that it is surest of, mean over seeds; beside each answer how sure it is. Where the label of "
+            "the data is wrong, it shows up here, too."
+        ),
     ),
     "disagreements": (
         "Other answers than the teacher's",
