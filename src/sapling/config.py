@@ -67,6 +67,7 @@ YOUNGER: dict[str, dict[str, Any]] = {
         "cross_fit": False,
     },
     "student": {"freeze_backbone": False},
+    "deploy": {"latency_seconds": 1.0},
 }
 SHORT_FORMS = {"data": "source", "teacher": "model", "student": "model", "method": "name", "output": "folder"}
 
@@ -105,7 +106,6 @@ class DataConfig(Block):
     image_column: str = Field("image", min_length=1, description="column of the CSV file that names the images")
     label_column: str = Field("label", min_length=1, description="column of the CSV file that names their classes")
     group_column: str | None = Field(None, min_length=1, description="column of the CSV file that names groups")
-
     multi_label: bool | Literal["auto"] = Field(
         "auto", description="whether an image may have several labels (a;b in the CSV file); auto: as soon as one does"
     )
@@ -271,12 +271,14 @@ class DeployConfig(Block):
 
     onnx: bool = Field(True, description="export the shipped student and check it")
     parity_images: int = Field(64, ge=2, le=512, description="real images on which ONNX and torch are compared")
+    latency_seconds: float = Field(1.0, ge=0, le=60, description="of timing per network and batch; 0: ONNX file only")
 
 
 class OutputConfig(Block):
     """Where results go."""
 
     folder: str | None = Field(None, description="None: runs/<data>-<student>-<method>")
+    pictures: int = Field(8, ge=0, le=24, description="test images of a kind in the report; 0: the page shows none")
 
 
 class RunConfig(Block):

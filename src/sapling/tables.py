@@ -118,7 +118,7 @@ def metrics_table(result: Mapping[str, Any]) -> None:
     table = _table(("measure", "left"), (f"{result['split']} ({result['num_images']} images)", "right"))
     for key, label in (
         ("map", "mean average precision"),
-        ("auc", "mean area under the ROC curve"),
+        ("auc", "area under the ROC curve"),
         ("micro_f1", "micro F1"),
         ("same_labels", "images with exactly the right labels"),
         ("top1", "top-1 accuracy"),
@@ -126,6 +126,7 @@ def metrics_table(result: Mapping[str, Any]) -> None:
         ("macro_f1", "macro F1"),
         ("macro_precision", "macro precision"),
         ("macro_recall", "macro recall"),
+        ("worst_class_recall", "recall of the worst class"),
         ("ece", "calibration error (ECE)"),
     ):
         if result.get(key) is not None:

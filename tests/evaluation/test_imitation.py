@@ -1,4 +1,4 @@
-"""Agreement, divergence, entropy and renaming against loops."""
+"""Entropy and renaming against loops."""
 
 import itertools
 import math
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sapling.evaluation.imitation import agreement, answers, divergence, entropy, most_entropy, z_scores
+from sapling.evaluation.imitation import answers, entropy, most_entropy, z_scores
 
 RNG = np.random.default_rng(0)
 STUDENT, TEACHER = RNG.normal(0, 2, (2, 40, 5))
@@ -25,21 +25,6 @@ def sigmoid(z):
     return 1 / (1 + math.exp(-z))
 
 
-def kl(p, q):
-    return sum(a * math.log(a / b) for a, b in zip(p, q, strict=True))
-
-
-def test_divergence_is_what_loops_say():
-    expected = np.mean([kl(softmax(t), softmax(s)) for s, t in zip(STUDENT, TEACHER, strict=True)])
-    assert divergence(STUDENT, TEACHER) == pytest.approx(expected)
-    pairs = [
-        kl([sigmoid(t), 1 - sigmoid(t)], [sigmoid(s), 1 - sigmoid(s)])
-        for s, t in zip(STUDENT.ravel(), TEACHER.ravel(), strict=True)
-    ]
-    assert divergence(STUDENT, TEACHER, multi_label=True) == pytest.approx(np.mean(pairs))
-    assert divergence(TEACHER, TEACHER) == pytest.approx(0, abs=1e-12)
-
-
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0])
 def test_entropy_is_what_loops_say(temperature):
     rows = [-sum(p * math.log(p) for p in softmax(row, temperature)) for row in TEACHER]
@@ -54,14 +39,6 @@ def test_entropy_ignores_a_shift_and_stays_within_its_bounds(shift, temperature)
     found = entropy(TEACHER, temperature)
     assert 0 <= found <= most_entropy(5) + 1e-12
     assert entropy(TEACHER + shift, temperature) == pytest.approx(found)
-
-
-def test_agreement_counts_images():
-    assert agreement(STUDENT, TEACHER) == np.mean(
-        [np.argmax(s) == np.argmax(t) for s, t in zip(STUDENT, TEACHER, strict=True)]
-    )
-    same = [all((a >= 0) == (b >= 0) for a, b in zip(s, t, strict=True)) for s, t in zip(STUDENT, TEACHER, strict=True)]
-    assert agreement(STUDENT, TEACHER, multi_label=True) == np.mean(same)
 
 
 def test_answers_of_one_class_per_image():

@@ -37,7 +37,7 @@ def run(tmp_path_factory):
             student="cnn3",
             teacher={"model": "cnn3", "epochs": 4, "accept_weak": True},
             train={"epochs": 2, "batch_size": 8, "num_seeds": 1, "precision": "fp32"},
-            deploy={"parity_images": 2},
+            deploy={"parity_images": 2, "latency_seconds": 0},
             output=str(folder / "run"),
         )
 

@@ -97,7 +97,7 @@ def spied(tmp_path_factory):
             student="cnn3",
             teacher={"model": "cnn4", "epochs": 2, "accept_weak": True},
             train={**TRAIN, "epochs": 2, "batch_size": 8, "momentum": 0.5},
-            deploy={"parity_images": 4},
+            deploy={"parity_images": 4, "latency_seconds": 0},
             output=tmp_path_factory.mktemp("spied") / "r",
         )
     return run, read, photos
@@ -109,7 +109,7 @@ def test_the_test_split_is_opened_once_all_training_and_choosing_is_done(spied):
     assert not [r for r in read[first:] if isinstance(r, tuple)], "something was trained after test was opened"
     # teacher's epochs, gate, two members' epochs, the diagnosis of these three
     assert read[:first].count("val") == 2 + 1 + 2 * 2 + 3
-    assert read[first:].count("test") == 3  # teacher, control, student
+    assert read[first:].count("test") == 3 + 3  # teacher, control, student: answers, and embeddings of some images
     assert read[first:].count("val") == 1  # images for the parity of ONNX
 
 

@@ -23,7 +23,7 @@ SETTINGS = {
     "student": "cnn3",
     "teacher": {"model": "cnn3", "epochs": 6},
     "train": {"epochs": 2, "batch_size": 16, "num_seeds": 2, "precision": "fp32", "lr": 0.05},
-    "deploy": {"parity_images": 8},
+    "deploy": {"parity_images": 8, "latency_seconds": 0},
 }
 
 
@@ -65,7 +65,7 @@ def test_the_run_measures_labels(run):
     assert results["multi_label"]
     assert results["comparison"]["measure"] == results["comparison"]["verdict"]["measure"] == "map"
     assert "of mean average precision" in run.statement
-    assert set(results["comparison"]["intervals"]) == {"macro_f1", "bce", "ece"}
+    assert set(results["comparison"]["intervals"]) == {"macro_f1", "micro_f1", "auc", "bce", "ece"}
     assert results["manifest"]["weights"] == {"bce": pytest.approx(0.1), "kd": pytest.approx(0.9)}
     checks = {check["name"]: check["passed"] for check in results["teacher"]["gate"]["checks"]}
     assert checks == {"finite answers": True, "above chance": True, "class order": True}

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import io
 import json
 import logging
 import os
-import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from sapling.deploy.card import write_model_card
 from sapling.deploy.onnxfile import INPUT, METADATA_KEY, OUTPUT, open_session
 from sapling.errors import ExportError
+from sapling.evaluation.efficiency import num_cores, time_calls
 from sapling.models.load import LoadedModel
 from sapling.models.tapped import TappedModel
 
@@ -166,28 +167,15 @@ def measure_onnx(
         ``bytes``, ``threads``, and ``latency_ms``: batch size to ``p50`` and ``p95`` of one run in milliseconds.
     """
     pixels = np.ascontiguousarray(torch.as_tensor(images, dtype=torch.float32).cpu().numpy())
-    threads = threads or _cores()
+    threads = threads or num_cores()
     session = open_session(path, threads=threads)
     latency: dict[str, dict[str, float]] = {}
     for size in batch_sizes:
         batch = pixels[np.arange(size) % len(pixels)]
-        for _ in range(3):
-            session.logits(batch)
-        taken: list[float] = []
-        begin = time.perf_counter()
-        while len(taken) < 5 or (len(taken) < max_repeats and time.perf_counter() - begin < seconds):
-            start = time.perf_counter()
-            session.logits(batch)
-            taken.append((time.perf_counter() - start) * 1e3)
-        p50, p95 = np.percentile(taken, [50, 95])
-        latency[str(size)] = {"p50": round(float(p50), 4), "p95": round(float(p95), 4)}
+        latency[str(size)] = time_calls(
+            functools.partial(session.logits, batch), seconds=seconds, max_repeats=max_repeats
+        )
     return {"bytes": Path(path).stat().st_size, "threads": threads, "latency_ms": latency}
-
-
-def _cores() -> int:
-    """Count the cores that this process may use; containers often give fewer than the machine has."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity is not None else os.cpu_count() or 1
 
 
 def _on_cpu(loaded: LoadedModel) -> _PixelsToLogits:

@@ -76,14 +76,13 @@ def bootstrap_interval(
             allowed="control and method [seeds, images, ...] and labels [images]",
         )
     num_seeds, num_images = ours.shape[:2]
-    members = _group_members(num_images, groups)
+    members = group_members(num_images, groups)
 
     def gains(chosen: NDArray[np.int64], seeds: Sequence[int]) -> dict[int, float]:
         part = truth[chosen]
         return {s: statistic(ours[s, chosen], part) - statistic(theirs[s, chosen], part) for s in seeds}
 
     observed = np.array(list(gains(np.arange(num_images), range(num_seeds)).values()))
-    difference = float(observed.mean())
     draws = np.empty(num_draws)
     rng = np.random.default_rng(seed)
     for k in range(num_draws):
@@ -92,6 +91,18 @@ def bootstrap_interval(
         chosen = drawn if groups is None else np.concatenate([members[g] for g in drawn])
         by_seed = gains(chosen, sorted({int(s) for s in seeds}))
         draws[k] = np.mean([by_seed[int(s)] for s in seeds])
+    return interval_from_draws(draws, observed, confidence)
+
+
+def interval_from_draws(draws: NDArray[np.float64], observed: NDArray[np.float64], confidence: float) -> Interval:
+    """The interval that draws give, as :func:`bootstrap_interval` describes it.
+
+    Args:
+        draws: ``[D]``, the statistic of each draw, a mean over S - 1 seeds (over the one, if there is one).
+        observed: ``[S]``, the statistic of each seed on all images.
+        confidence: of the interval.
+    """
+    difference, num_seeds = float(observed.mean()), len(observed)
     tail = (1.0 - confidence) / 2.0
     low, high = (float(q) for q in np.quantile(draws, [tail, 1.0 - tail]))
     stretch = 1.0
@@ -161,7 +172,8 @@ def metric_intervals(
     }
 
 
-def _group_members(num_images: int, groups: ArrayLike | None) -> list[NDArray[np.int64]] | NDArray[np.int64]:
+def group_members(num_images: int, groups: ArrayLike | None) -> list[NDArray[np.int64]] | NDArray[np.int64]:
+    """Positions of the images of each group ``[G]``; an array where each image stands for itself."""
     if groups is None:
         return np.arange(num_images)
     _, numbers = np.unique(np.asarray(groups), return_inverse=True)

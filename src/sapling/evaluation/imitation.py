@@ -1,4 +1,4 @@
-"""How far a student answers as its teacher does, and how much the teacher's answers say. Numpy, no torch.
+"""How much a teacher's answers say. Numpy, no torch; how near a student comes to them is :mod:`.fidelity`.
 
 Shapes: n images, K classes. Where an image may have several labels each logit answers for itself (a sigmoid), and
 means run over images and labels.
@@ -16,25 +16,6 @@ from sapling.evaluation.multilabel import binary_cross_entropy, probabilities_of
 
 FEWEST_PER_CLASS = 5
 """Images per class below which some renaming of classes fits by chance."""
-
-
-def agreement(logits: ArrayLike, teacher: ArrayLike, *, multi_label: bool = False) -> float:
-    """Share of images with the same answer as the teacher's: the same class, or the same set of labels."""
-    own, other = np.asarray(logits), np.asarray(teacher)
-    if multi_label:
-        return float(((own >= 0) == (other >= 0)).all(1).mean())
-    return float((own.argmax(1) == other.argmax(1)).mean())
-
-
-def divergence(logits: ArrayLike, teacher: ArrayLike, *, multi_label: bool = False) -> float:
-    """Mean over images of KL(teacher || student) at T = 1, in nats; of several labels the mean over labels as well."""
-    own, other = np.asarray(logits, np.float64), np.asarray(teacher, np.float64)
-    if multi_label:
-        p = probabilities_of(other)
-        # Both are cross-entropies against the teacher's probabilities; what is left is the divergence.
-        return float((binary_cross_entropy(own, p) - binary_cross_entropy(other, p)).mean())
-    log_p, log_q = log_probabilities(other), log_probabilities(own)
-    return float((np.exp(log_p) * (log_p - log_q)).sum(1).mean())
 
 
 def entropy(logits: ArrayLike, temperature: float = 1.0, *, multi_label: bool = False) -> float:

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.stats import rankdata
 
 from sapling.errors import DataError, UsageError
+from sapling.evaluation.calibration import bin_numbers, reliability
 
 if TYPE_CHECKING:
     import torch
@@ -101,9 +103,7 @@ def expected_calibration_error(
     confidence: NDArray[np.float64], correct: NDArray[np.bool_], num_bins: int = NUM_CALIBRATION_BINS
 ) -> float:
     """Average the gap of confidence and accuracy over equally wide bins (Guo et al. 2017, equation 3)."""
-    # Bins are closed on the right, as in the paper: (0, 1/15], (1/15, 2/15] ...
-    bins = np.clip(np.ceil(confidence * num_bins).astype(np.int64) - 1, 0, num_bins - 1)
-    gaps = np.bincount(bins, weights=confidence - correct, minlength=num_bins)
+    gaps = np.bincount(bin_numbers(confidence, num_bins), weights=confidence - correct, minlength=num_bins)
     return float(np.abs(gaps).sum() / len(confidence))
 
 
@@ -112,6 +112,19 @@ def label_ranks(logits: NDArray[Any], labels: NDArray[np.int64]) -> NDArray[np.i
     own = np.take_along_axis(logits, labels[:, None], 1)
     before = (logits == own) & (np.arange(logits.shape[1]) < labels[:, None])
     return np.asarray(((logits > own) | before).sum(1), dtype=np.int64)
+
+
+def binary_auc(scores: NDArray[np.float64], labels: NDArray[np.int64]) -> float | None:
+    """Area under the ROC curve: share of pairs of both classes that ``scores [n]`` rank rightly; a tie counts half.
+
+    None where all images are of one class.
+    """
+    positive = int((labels > 0).sum())
+    negative = len(labels) - positive
+    if not positive or not negative:
+        return None
+    wins = rankdata(scores)[labels > 0].sum() - positive * (positive + 1) / 2
+    return float(wins / (positive * negative))
 
 
 def check_logits(logits: ArrayLike, labels: ArrayLike, num_classes: int) -> tuple[NDArray[Any], NDArray[np.int64]]:
@@ -157,9 +170,11 @@ def classification_metrics(logits: ArrayLike, labels: ArrayLike, num_classes: in
         num_classes: K.
 
     Returns:
-        ``top1``, ``top5`` (None unless K > 5), ``macro_f1``, ``macro_precision``, ``macro_recall``, ``nll``
-        (nats), ``ece`` (15 bins), ``per_class_recall`` ``[K]``, ``confusion`` ``[K,K]`` (rows true) and
-        ``num_images``.
+        ``top1``, ``top5`` (None unless K > 5), ``macro_f1``, ``macro_precision``, ``macro_recall``,
+        ``worst_class_recall`` (of the classes that have images here), ``auc`` (area under the ROC curve; None unless
+        K is 2 and both classes have images), ``nll`` (nats), ``ece`` (15 bins), ``calibration`` (see
+        :func:`sapling.evaluation.calibration.reliability`), ``per_class_recall`` ``[K]``, ``confusion`` ``[K,K]``
+        (rows true) and ``num_images``.
 
     Raises:
         DataError: nothing to measure, labels out of range, or logits that are not finite.
@@ -177,14 +192,18 @@ def classification_metrics(logits: ArrayLike, labels: ArrayLike, num_classes: in
     precision, recall, f1 = macro_scores(confusion)
     counts = confusion.sum(1)
     hits = np.diag(confusion)
+    confidence = np.exp(log_p.max(1))
     return {
         "top1": float((ranks == 0).mean()),
         "top5": float((ranks < 5).mean()) if num_classes > 5 else None,
         "macro_f1": f1,
         "macro_precision": precision,
         "macro_recall": recall,
+        "worst_class_recall": float((hits / np.maximum(counts, 1))[counts > 0].min()),
+        "auc": binary_auc(scores[:, 1].astype(np.float64) - scores[:, 0], truth) if num_classes == 2 else None,
         "nll": float(-np.take_along_axis(log_p, truth[:, None], 1).mean()),
-        "ece": expected_calibration_error(np.exp(log_p.max(1)), ranks == 0),
+        "ece": expected_calibration_error(confidence, ranks == 0),
+        "calibration": reliability(confidence, ranks == 0, NUM_CALIBRATION_BINS),
         "per_class_recall": [float(h / c) if c else None for h, c in zip(hits, counts, strict=True)],
         "confusion": confusion.tolist(),
         "num_images": len(truth),

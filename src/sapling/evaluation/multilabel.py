@@ -13,7 +13,8 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.stats import rankdata
 
 from sapling.errors import DataError, UsageError
-from sapling.evaluation.metrics import expected_calibration_error
+from sapling.evaluation.calibration import reliability
+from sapling.evaluation.metrics import NUM_CALIBRATION_BINS, expected_calibration_error
 
 Floats = NDArray[np.float64]
 
@@ -119,9 +120,9 @@ def multilabel_metrics(logits: ArrayLike, targets: ArrayLike, num_classes: int) 
     Returns:
         ``map`` (mean average precision, over the labels that occur), ``auc`` (mean area under the ROC curve),
         ``micro_f1`` and ``macro_f1`` at 0.5, ``same_labels`` (share of images with exactly the right labels), ``bce``
-        (nats, mean over images and labels), ``ece`` (of all probabilities, 15 bins), ``per_label_ap``,
-        ``per_label_auc`` and ``per_label_images``, each ``[K]``, None where a label does not occur, and
-        ``num_images``.
+        (nats, mean over images and labels), ``ece`` (of all probabilities, 15 bins), ``calibration`` (the same bins),
+        ``per_label_ap``, ``per_label_auc`` and ``per_label_images``, each ``[K]``, None where a label does not occur,
+        and ``num_images``.
 
     Raises:
         DataError: nothing to measure, or logits that are not finite.
@@ -140,6 +141,7 @@ def multilabel_metrics(logits: ArrayLike, targets: ArrayLike, num_classes: int) 
         "same_labels": float((given == (truth > 0)).all(1).mean()),
         "bce": float(binary_cross_entropy(scores, truth).mean()),
         "ece": expected_calibration_error(probabilities.ravel(), truth.ravel() > 0),
+        "calibration": reliability(probabilities.ravel(), truth.ravel() > 0, NUM_CALIBRATION_BINS),
         "per_label_ap": _listed(ap),
         "per_label_auc": _listed(auc),
         "per_label_images": truth.sum(0).tolist(),

@@ -24,6 +24,7 @@ class RunRecord:
         environment: ``environment.json``, or empty.
         config: text of ``config.yaml``, or empty.
         teacher: ``teacher/card.json``, or empty: an unfinished run has it too.
+        gallery: ``gallery.json``, the test images to show, or empty: older runs have none.
         missing: what is not there, in plain words.
     """
 
@@ -34,6 +35,7 @@ class RunRecord:
     environment: dict[str, Any] = field(default_factory=dict)
     config: str = ""
     teacher: dict[str, Any] = field(default_factory=dict)
+    gallery: dict[str, Any] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
 
 
@@ -51,6 +53,7 @@ def read_run(folder: Path) -> RunRecord:
     record.data = _read_json(folder / "data.json")
     record.environment = _read_json(folder / "environment.json")
     record.teacher = _read_json(folder / "teacher" / "card.json")
+    record.gallery = _read_json(folder / "gallery.json")
     # What a method learns before there are students has another loss and other epochs: no curve beside theirs.
     record.history = [e for e in _read_lines(folder / "metrics.jsonl") if not str(e.get("pass")).startswith("phase-")]
     config = folder / "config.yaml"

@@ -9,9 +9,12 @@ from typing import Any
 
 import jinja2
 
-from sapling.report import class_figures, details, figures, sections, wording
+from sapling.report import class_figures, class_intervals, details, figures, reliability, sections, wording
 from sapling.report.diagnosis import diagnosis_section
+from sapling.report.efficiency import efficiency_section
 from sapling.report.folder import read_run
+from sapling.report.gallery import gallery_section
+from sapling.report.levels import level_table
 from sapling.report.summary import Summary, class_table, confusion_changes, metric_rows, summarise
 from sapling.report.svg import Drawing
 
@@ -54,10 +57,15 @@ def _content(summary: Summary) -> tuple[dict[str, Any], list[Drawing]]:
     if table:
         classes = sections.class_section(table)
         classes["drawing"] = keep(class_figures.class_gain_figure(table))
-        classes["profile"] = keep(class_figures.class_profile_figure(table))
+        classes["intervals"] = spans = class_intervals.class_interval_section(summary)
+        if spans:
+            keep(spans["drawing"])
+        classes["profile"] = None if spans else keep(class_figures.class_profile_figure(table))
         classes["open"] = len(table.names) <= OPEN_CLASSES
     confusion = _confusion(summary)
+    calibration = reliability.reliability_section(summary)
     drawings += [c["drawing"] for c in confusion["matrices"]] if confusion else []
+    drawings += [f["drawing"] for f in calibration["figures"]] if calibration else []
     content = {
         "name": wording.clean(results.get("name") or record.folder.resolve().name),
         "created": str(results.get("finished") or results.get("created") or "")[:10],
@@ -79,6 +87,10 @@ def _content(summary: Summary) -> tuple[dict[str, Any], list[Drawing]]:
         "curves": curves,
         "classes": classes,
         "confusion": confusion,
+        "calibration": calibration,
+        "pictures": gallery_section(summary),
+        "efficiency": efficiency_section(summary),
+        "levels": level_table(summary),
         "gate": sections.gate_section(summary),
         "data": details.data_section(summary),
         "balance": details.balance(table),
@@ -96,13 +108,13 @@ def _content(summary: Summary) -> tuple[dict[str, Any], list[Drawing]]:
 
 
 def _confusion(summary: Summary) -> dict[str, Any] | None:
-    """Confusion matrices of control, distilled student and their difference; or of the one model."""
+    """Confusion matrices of teacher, control, distilled student and what changed; or of the one model."""
     size = len(summary.classes)
     if not size >= 2:
         return None
     matrices = []
     shares = {}
-    for arm in [a for a in (summary.control, summary.method, summary.model) if a is not None]:
+    for arm in [a for a in (summary.teacher, summary.control, summary.method, summary.model) if a is not None]:
         shares[arm.key] = arm.confusion(size)
         found = shares[arm.key]
         if found is not None:

@@ -264,6 +264,8 @@ def confusion_changes(control: Floats, method: Floats, classes: Sequence[str], l
 def _measured(member: dict[str, Any], metric: str) -> float | None:
     if metric == "agreement":
         return number(member.get("agreement"))
+    if metric in ("kl", "cka"):
+        return number(block(member, "fidelity").get(metric))
     content = block(member, "test")
     if metric == "worst_class_recall":
         return min(numbers(content.get("per_class_recall")), default=None)
@@ -283,7 +285,7 @@ def _cell(arm: Arm, key: str, kind: str) -> dict[str, str]:
 
 
 def _gain(summary: Summary, key: str, kind: str) -> dict[str, str] | None:
-    if not summary.control or not summary.method or key == "agreement":
+    if not summary.control or not summary.method or key in ("agreement", "kl", "cka"):
         return None
     first, second = summary.control.mean(key), summary.method.mean(key)
     if first is None or second is None:

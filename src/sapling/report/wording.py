@@ -13,7 +13,7 @@ MEASURES = {
 }
 ROWS = (  # key, name, note, kind, whether more is better
     ("map", "Mean average precision", "are images with a label ranked before those without it", "share", True),
-    ("auc", "Mean area under the ROC", "share of pairs with and without a label ranked rightly", "share", True),
+    ("auc", "Area under the ROC", "share of pairs of yes and no that are ranked rightly", "share", True),
     ("top1", "Top-1 accuracy", "share of images it gets right", "share", True),
     ("top5", "Top-5 accuracy", "the right class is among its first five", "share", True),
     ("macro_recall", "Macro recall", "every class counts the same", "share", True),
@@ -26,6 +26,8 @@ ROWS = (  # key, name, note, kind, whether more is better
     ("ece", "ECE", "how far its stated certainty is off; lower is better", "share", False),
     ("worst_class_recall", "Worst class", "recall of the class it knows least", "share", True),
     ("agreement", "Answers as the teacher", "share of images with the same answer", "share", True),
+    ("kl", "KL to the teacher", "nats between its probabilities and the teacher's; lower is closer", "plain", False),
+    ("cka", "CKA with the teacher", "likeness of the embeddings; 1 is the same up to rotation", "plain", True),
 )
 GLOSSARY = (
     ("Teacher", "the large classifier that the small one learns from."),
@@ -50,6 +52,12 @@ GLOSSARY = (
     ("Macro", "the mean over classes, so that a rare class counts as much as a common one."),
     ("NLL", "negative log-likelihood: how surprised the model is, on average, by the true class."),
     ("ECE", "expected calibration error: how far “90 % sure” is from being right 9 times in 10."),
+    ("KL", "Kullback-Leibler divergence: what is lost, in nats, when the student stands in for the teacher's answers."),
+    (
+        "CKA",
+        "centred kernel alignment: do two networks place images alike? 0 to 1, without bias, on up to 512 test images.",
+    ),
+    ("Calibration", "whether stated certainty comes true: of the answers that are 90 % sure, 90 % should be right."),
     ("MACs", "multiply-accumulate operations for one image: the amount of arithmetic."),
     ("Agreement", "share of test images on which the student gives the teacher's answer, right or wrong."),
 )

@@ -18,7 +18,8 @@ from sapling.config import RunConfig
 from sapling.data.loader import Dataset
 from sapling.errors import SaplingError
 from sapling.evaluation.diagnosis import Finding, diagnose, not_looked_at
-from sapling.evaluation.imitation import agreement, answers, divergence
+from sapling.evaluation.fidelity import agreement, kl_to_teacher
+from sapling.evaluation.imitation import answers
 from sapling.evaluation.measured import Imitation, Measured
 from sapling.evaluation.metrics import classification_metrics
 from sapling.models.tapped import TappedModel
@@ -82,7 +83,7 @@ def look(
                 score = classification_metrics(logits, truth, data.num_classes)[measure]
                 how = {"multi_label": data.multi_label}
                 found[part].append(
-                    (score, agreement(logits, seen[part][0], **how), divergence(logits, seen[part][0], **how))
+                    (score, agreement(logits, seen[part][0], **how), kl_to_teacher(logits, seen[part][0], **how))
                 )
                 if role == "control" and part == "val" and not data.multi_label:
                     alone += (logits.argmax(1) == truth) / len(names)
@@ -91,7 +92,9 @@ def look(
     if not data.multi_label:
         gains = (seen["val"][0].argmax(1) == seen["val"][1]) - alone
         error = float(gains.std(ddof=1) / np.sqrt(len(gains))) if len(gains) > 1 else None
-    measured: dict[str, Any] = {p: answers(*seen[p], temperature=temperature or 1.0, standardized=standardized) for p in PARTS}
+    measured: dict[str, Any] = {
+        p: answers(*seen[p], temperature=temperature or 1.0, standardized=standardized) for p in PARTS
+    }
     return Looked(measured, students, error)
 
 

@@ -14,14 +14,15 @@ from sapling import methods
 from sapling.config import RunConfig, build
 from sapling.data.loader import Dataset
 from sapling.errors import UsageError
-from sapling.evaluation.imitation import agreement
+from sapling.evaluation.fidelity import fidelity
 from sapling.models.create import count_macs, count_parameters, resolve_name
 from sapling.record import FORMAT, Run, command_line, environment, now, run_folder
 from sapling.report.page import write_report
 from sapling.screen import Screen, duration
-from sapling.workflows import scores
+from sapling.workflows import measures, scores
 from sapling.workflows.dataset import data_warnings, open_checked, write_data_card
 from sapling.workflows.diagnosis import diagnosis, log_line, look
+from sapling.workflows.gallery import write_gallery
 from sapling.workflows.gate import refuse_replaced, warnings_about
 from sapling.workflows.passes import (
     Machine,
@@ -238,21 +239,31 @@ def _judge(
         answers[record["arm"]].append(logits)
         loaded, _ = load_trained(folder)
         size = loaded.preprocess
+        closeness = fidelity(logits, teacher_logits, multi_label=data.multi_label)
         members.append(
             {
                 **{k: record[k] for k in ("name", "arm", "seed", "val", "seconds")},
                 "test": test,
                 "parameters": count_parameters(loaded.model),
                 "macs": count_macs(loaded.model, (size.num_channels, size.img_size, size.img_size)),
-                "agreement": agreement(logits, teacher_logits, multi_label=data.multi_label),
+                "agreement": closeness["agreement"],
+                "fidelity": closeness,
             }
         )
     control, method = np.stack(answers[CONTROL]), np.stack(answers[arm])
     groups, confidence = groups_of(data, "test"), config.evaluate.confidence
-    verdict, intervals = scores.judge_students(
-        control, method, labels, groups=groups, measure=measure, confidence=confidence
+    verdict = scores.judge_students(control, method, labels, groups=groups, measure=measure, confidence=confidence)
+    figures = measures.figures(
+        teacher_logits,
+        (CONTROL, control),
+        (arm, method),
+        labels,
+        groups=groups,
+        confidence=confidence,
+        measure=measure,
     )
     phases = phase_results(run)
+    measures.add_alignment(run, members, data, machine)
     results: dict[str, Any] = {
         "format": FORMAT,
         "name": run.folder.name,
@@ -264,11 +275,7 @@ def _judge(
         **({"multi_label": True} if data.multi_label else {}),
         "teacher": teacher_card,
         "members": members,
-        "comparison": {
-            "measure": measure,
-            "verdict": verdict.as_dict(),
-            "intervals": {name: interval.as_dict() for name, interval in intervals.items()},
-        },
+        "comparison": {"measure": measure, "verdict": verdict.as_dict(), **figures},
         "shipped": shipped,
         **({"phases": phases} if phases else {}),
         "warnings": [*warnings_of(teacher.card, data), *phase_warnings(phases)],
@@ -285,6 +292,8 @@ def _judge(
     )
     ship_member(run, shipped["member"])
     results["deploy"] = deploy(run, data, results)
+    results["efficiency"] = measures.efficiency(run, data, results)
+    write_gallery(run, data, {"student": method, "control": control, "teacher": teacher_logits[None]}, labels)
     return results
 
 

@@ -13,12 +13,11 @@ from sapling.config import RunConfig
 from sapling.data.loader import Dataset
 from sapling.data.sources import Source
 from sapling.errors import ConfigError, UsageError
-from sapling.evaluation.bootstrap import Interval, metric_intervals
-from sapling.evaluation.ranked import compare_rankings, label_intervals
+from sapling.evaluation.ranked import compare_rankings
 from sapling.evaluation.verdict import AnyMeasure, Verdict, compare, primary_measure
 from sapling.types import PairInfo
 
-LONG = ("confusion", "per_class_recall", "per_label_ap", "per_label_auc", "per_label_images")
+LONG = ("confusion", "calibration", "per_class_recall", "per_label_ap", "per_label_auc", "per_label_images")
 """Measures with more than one number: kept of the test split, not looked at on validation."""
 
 
@@ -93,12 +92,11 @@ def judge_students(
     groups: list[str] | None,
     measure: AnyMeasure,
     confidence: float,
-) -> tuple[Verdict, dict[str, Interval]]:
-    """Verdict and intervals of logits ``[S,n,K]`` on the test split."""
+) -> Verdict:
+    """Verdict on logits ``[S,n,K]`` on the test split."""
     if measure == "map":
-        verdict = compare_rankings(control, method, truth, groups=groups, confidence=confidence)
-        return verdict, label_intervals(control, method, truth, groups=groups, confidence=confidence)
-    verdict = compare(
+        return compare_rankings(control, method, truth, groups=groups, confidence=confidence)
+    return compare(
         control.argmax(2) == truth,
         method.argmax(2) == truth,
         labels=truth,
@@ -106,4 +104,3 @@ def judge_students(
         measure=measure,
         confidence=confidence,
     )
-    return verdict, metric_intervals(control, method, truth, control.shape[2], groups=groups, confidence=confidence)

@@ -32,7 +32,7 @@ def deploy(run: Run, data: Dataset, results: Mapping[str, Any]) -> dict[str, Any
         measured["onnx"] = {
             "path": "student/model.onnx",
             **check_parity(loaded, path, images),
-            **measure_onnx(path, images),
+            **measure_onnx(path, images, threads=run.config.train.threads, seconds=run.config.deploy.latency_seconds),
         }
     write_model_card(folder, {**results, "deploy": measured, "student": provenance(loaded)})
     return measured

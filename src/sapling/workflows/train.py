@@ -14,6 +14,8 @@ from sapling.report.page import write_report
 from sapling.screen import Screen
 from sapling.workflows.dataset import data_warnings, open_checked, write_data_card
 from sapling.workflows.distill import RunResult, manifest, settled
+from sapling.workflows.gallery import write_gallery
+from sapling.workflows.measures import efficiency
 from sapling.workflows.passes import (
     TEACHER_STREAM,
     check_names,
@@ -91,10 +93,12 @@ def _work(run: Run, screen: Screen) -> None:
     )
     record = member_record(run, name) or {}
     run.log("test: opening the test split")
-    _, _, test = measure_test(run, run.path("members", name), data, machine)
+    logits, labels, test = measure_test(run, run.path("members", name), data, machine)
     ship_member(run, name)
     results = _results(run, data, record, test, manifest(run, data, machine, epochs, [config.train.seed], {}))
     results["deploy"] = deploy(run, data, results)
+    results["efficiency"] = efficiency(run, data, results)
+    write_gallery(run, data, {"student": logits[None]}, labels)
     results["created"] = run.started()
     results["finished"] = now()
     run.finish(results)

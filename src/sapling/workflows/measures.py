@@ -1,0 +1,123 @@
+"""What is measured beside the verdict once the test split is open: levels, classes, fidelity, efficiency."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from sapling.data.loader import Dataset
+from sapling.errors import ModelError
+from sapling.evaluation.classes import class_gains
+from sapling.evaluation.efficiency import measure_network, num_cores
+from sapling.evaluation.fidelity import linear_cka
+from sapling.evaluation.levels import measure_levels
+from sapling.models.load import load_model
+from sapling.models.tapped import TappedModel
+from sapling.record import Run
+from sapling.workflows.passes import Machine, load_trained
+from sapling.workflows.ship import first_images
+
+CKA_IMAGES = 512
+Logits = NDArray[np.float32]
+
+
+def figures(
+    teacher: Logits,
+    control: tuple[str, Logits],
+    method: tuple[str, Logits],
+    truth: NDArray[np.int64],
+    *,
+    groups: list[str] | None,
+    confidence: float,
+    measure: str,
+) -> dict[str, Any]:
+    """Intervals of the differences, levels of all arms, and gains of the classes: parts of ``comparison``.
+
+    Args:
+        teacher: logits ``[n,K]``.
+        control: its name and logits ``[S,n,K]``.
+        method: the same of the distilled students.
+        truth: ``[n]`` or ``[n,K]``.
+        groups: of the images, or None.
+        confidence: of each interval.
+        measure: that of the verdict, which has an interval of its own.
+    """
+    arms = {"teacher": teacher[None], control[0]: control[1], method[0]: method[1]}
+    found = measure_levels(arms, truth, compared=(control[0], method[0]), groups=groups, confidence=confidence)
+    gains = class_gains(control[1], method[1], truth, groups=groups, confidence=confidence)
+    return {
+        "intervals": {name: gain.as_dict() for name, gain in found.differences.items() if name != measure},
+        "levels": {arm: {k: level.as_dict() for k, level in levels.items()} for arm, levels in found.arms.items()},
+        "classes": [gain.as_dict() for gain in gains],
+    }
+
+
+def embeddings_of(folder: Path, data: Dataset, machine: Machine, batch_size: int) -> NDArray[np.float32] | None:
+    """Embeddings ``[m,D]`` of up to 512 test images, always the same ones; None where the network has none."""
+    loaded = load_model(folder)
+    try:
+        model = TappedModel(loaded.model, loaded.preprocess, ("embedding",), bands=data.store.bands)
+    except ModelError:
+        return None
+    model = model.to(machine.device).to(memory_format=torch.channels_last).eval()
+    chosen = data.split.test
+    if len(chosen) > CKA_IMAGES:
+        chosen = np.sort(np.random.default_rng(0).choice(chosen, CKA_IMAGES, replace=False))
+    few = replace(data, split=replace(data.split, test=chosen))
+    with torch.no_grad():
+        found = [
+            model(batch.images).features["embedding"].flatten(1).cpu().numpy()
+            for batch in few.eval_batches("test", batch_size=batch_size, device=machine.device)
+        ]
+    return np.concatenate(found)
+
+
+def add_alignment(run: Run, members: Sequence[dict[str, Any]], data: Dataset, machine: Machine) -> None:
+    """Add ``cka`` and ``cka_images`` to the ``fidelity`` of each member."""
+    size = run.config.evaluate.batch_size
+    teacher = embeddings_of(run.path("teacher"), data, machine, size)
+    if teacher is None:
+        return
+    for member in members:
+        own = embeddings_of(run.path("members", member["name"]), data, machine, size)
+        found = None if own is None else linear_cka(own, teacher)
+        member["fidelity"] |= {"cka": found, "cka_images": len(teacher)}
+
+
+def efficiency(run: Run, data: Dataset, results: Mapping[str, Any]) -> dict[str, Any]:
+    """Size, arithmetic, memory and time of the teacher, the shipped student and its ONNX file, on the CPU in float32.
+
+    With ``deploy.latency_seconds`` 0 the networks are neither timed nor run.
+    """
+    seconds = run.config.deploy.latency_seconds
+    threads = run.config.train.threads or num_cores()
+    networks = []
+    shipped = next(m for m in results["members"] if m["name"] == results["shipped"]["member"])
+    for role, folder, known in (("teacher", "teacher", results.get("teacher")), ("student", "student", shipped)):
+        if not known:
+            continue
+        entry = {
+            "role": role,
+            "format": "torch",
+            "parameters": known["parameters"],
+            "macs": known["macs"],
+            "bytes": run.path(folder, "model.safetensors").stat().st_size,
+        }
+        if seconds:
+            run.log(f"efficiency: timing the {role}")
+            _, network = load_trained(run.path(folder), data.store.bands)
+            network = network.to("cpu", torch.float32)
+            entry |= measure_network(network, first_images(data, 32), seconds=seconds, threads=threads)
+        networks.append(entry)
+    onnx = results.get("deploy", {}).get("onnx")
+    if onnx:
+        networks.append(
+            {"role": "student", "format": "onnx", **{k: onnx[k] for k in ("bytes", "threads", "latency_ms")}}
+        )
+    return {"device": "cpu", "precision": "fp32", "threads": threads, "networks": networks}
