@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from sapling.data.loader import Dataset
 from sapling.errors import ModelError
@@ -17,9 +18,10 @@ from sapling.evaluation.classes import class_gains
 from sapling.evaluation.efficiency import measure_network, num_cores
 from sapling.evaluation.fidelity import linear_cka
 from sapling.evaluation.levels import measure_levels
-from sapling.models.load import load_model
+from sapling.models.load import ensemble_folders, load_model
 from sapling.models.tapped import TappedModel
 from sapling.record import Run
+from sapling.teachers.ensemble import Ensemble
 from sapling.workflows.passes import Machine, load_trained
 from sapling.workflows.ship import first_images
 
@@ -59,7 +61,14 @@ def figures(
 
 
 def embeddings_of(folder: Path, data: Dataset, machine: Machine, batch_size: int) -> NDArray[np.float32] | None:
-    """Embeddings ``[m,D]`` of up to 512 test images, always the same ones; None where the network has none."""
+    """Embeddings ``[m,D]`` of up to 512 test images, always the same ones; None where the network has none.
+
+    Of several teachers they stand side by side, as a method sees them.
+    """
+    if parts := ensemble_folders(folder):
+        found = [embeddings_of(part, data, machine, batch_size) for part in parts]
+        known = [one for one in found if one is not None]
+        return np.concatenate(known, 1) if len(known) == len(found) else None
     loaded = load_model(folder)
     try:
         model = TappedModel(loaded.model, loaded.preprocess, ("embedding",), bands=data.store.bands)
@@ -71,11 +80,11 @@ def embeddings_of(folder: Path, data: Dataset, machine: Machine, batch_size: int
         chosen = np.sort(np.random.default_rng(0).choice(chosen, CKA_IMAGES, replace=False))
     few = replace(data, split=replace(data.split, test=chosen))
     with torch.no_grad():
-        found = [
+        batches = [
             model(batch.images).features["embedding"].flatten(1).cpu().numpy()
             for batch in few.eval_batches("test", batch_size=batch_size, device=machine.device)
         ]
-    return np.concatenate(found)
+    return np.concatenate(batches)
 
 
 def add_alignment(run: Run, members: Sequence[dict[str, Any]], data: Dataset, machine: Machine) -> None:
@@ -93,7 +102,8 @@ def add_alignment(run: Run, members: Sequence[dict[str, Any]], data: Dataset, ma
 def efficiency(run: Run, data: Dataset, results: Mapping[str, Any]) -> dict[str, Any]:
     """Size, arithmetic, memory and time of the teacher, the shipped student and its ONNX file, on the CPU in float32.
 
-    With ``deploy.latency_seconds`` 0 the networks are neither timed nor run.
+    With ``deploy.latency_seconds`` 0 the networks are neither timed nor run; nor is a teacher that answers over several
+    symmetries, which nobody deploys.
     """
     seconds = run.config.deploy.latency_seconds
     threads = run.config.train.threads or num_cores()
@@ -102,16 +112,18 @@ def efficiency(run: Run, data: Dataset, results: Mapping[str, Any]) -> dict[str,
     for role, folder, known in (("teacher", "teacher", results.get("teacher")), ("student", "student", shipped)):
         if not known:
             continue
+        parts = ensemble_folders(run.path(folder)) or (run.path(folder),)
         entry = {
             "role": role,
             "format": "torch",
             "parameters": known["parameters"],
             "macs": known["macs"],
-            "bytes": run.path(folder, "model.safetensors").stat().st_size,
+            "bytes": sum((part / "model.safetensors").stat().st_size for part in parts),
         }
-        if seconds:
+        if seconds and known.get("symmetries", 1) == 1:
             run.log(f"efficiency: timing the {role}")
-            _, network = load_trained(run.path(folder), data.store.bands)
+            networks_of = [load_trained(part, data.store.bands)[1] for part in parts]
+            network: nn.Module = Ensemble(networks_of) if len(networks_of) > 1 else networks_of[0]
             network = network.to("cpu", torch.float32)
             entry |= measure_network(network, first_images(data, 32), seconds=seconds, threads=threads)
         networks.append(entry)
