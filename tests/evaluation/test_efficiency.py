@@ -55,7 +55,20 @@ def test_a_batch_that_takes_too_long_is_left_out(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(efficiency, "time_calls", lambda call, seconds: {"p50": 900.0, "p95": 901.0})
     found = measure_network(nn.Linear(2, 2), torch.zeros(1, 2), batch_sizes=(1, 32), seconds=0.5)
     assert found["latency_ms"].keys() == {"1"}
-    assert "32" in measure_network(nn.Linear(2, 2), torch.zeros(1, 2), seconds=1.0)["latency_ms"]
+    assert "32" in measure_network(nn.Linear(2, 2), torch.zeros(1, 2), seconds=3.0)["latency_ms"]
+
+
+def test_a_batch_without_memory_is_left_out() -> None:
+    class Small(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if len(x) > 1:
+                raise RuntimeError("not enough memory: you tried to allocate 32 bytes")
+            return x + 1
+
+    found = measure_network(Small(), torch.zeros(2, 3), seconds=0.001)
+    assert found["latency_ms"].keys() == found["peak_memory_bytes"].keys() == {"1"}
+    with pytest.raises(RuntimeError, match="not enough memory"):
+        measure_network(Small(), torch.zeros(2, 3), batch_sizes=(2,), seconds=0.001)
 
 
 def test_calls_are_warmed_up_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:

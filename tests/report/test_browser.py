@@ -8,8 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from sapling.report import write_report
 from tests.report.browser import CHROMIUM, Browser
 from tests.report.conftest import Runs
+from tests.report.evidence import add_evidence
+from tests.report.synthetic import make_run
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium or google-chrome on this machine")
 
@@ -46,6 +49,22 @@ def test_nothing_complains_is_fetched_or_sticks_out(browser: Browser, runs: Runs
     assert browser.ask(CUT) == 0
     browser.ask("document.querySelectorAll('details').forEach(d => d.open = true)")
     assert browser.ask(STICKS_OUT) == 0
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_pictures_and_costs_fit_and_can_be_read(browser: Browser, tmp_path: Path, dark: bool) -> None:
+    run = make_run(tmp_path / "run", classes=12, hostile=True, epochs=2)
+    add_evidence(run)
+    write_report(run)
+    for width in (320, 390, 1280):
+        browser.open(run / "report.html", width=width, dark=dark)
+        assert browser.complaints() == []
+        assert [r for r in browser.requests() if not r.startswith("data:image/jpeg;base64,")] == []
+        assert browser.ask("[...document.images].every(i => i.complete && i.naturalWidth === 96 && i.alt)")
+        browser.ask("document.querySelectorAll('details').forEach(d => d.open = true)")
+        assert browser.ask(STICKS_OUT) == 0
+        assert browser.ask(CUT) == 0
+    assert browser.ask(CONTRAST) >= 4.5
 
 
 def test_the_browser_sees_what_the_checks_look_for(browser: Browser, tmp_path: Path) -> None:

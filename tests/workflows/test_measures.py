@@ -65,25 +65,49 @@ def test_costs_are_those_of_teacher_student_and_file(finished_run):
         assert network["latency_ms"].keys() == {"1", "32"}
 
 
-def test_the_gallery_holds_test_images_only(finished_run):
+def made_up(folder, **output):
+    """A run and its data, as far as the gallery looks at them: five images, of which 4, 1 and 3 are for test."""
+    config = RunConfig.model_validate({"data": {"source": "x"}, "output": {"folder": "x", **output}})
+    keys = [f"<b>{k}.png" for k in range(5)]
+    data = SimpleNamespace(
+        split=SimpleNamespace(test=np.array([4, 1, 3])),
+        source=SimpleNamespace(items=[SimpleNamespace(key=key) for key in keys]),
+        store=SimpleNamespace(keys=keys, shown=np.zeros((5, 8, 8, 3), np.uint8), size=8),
+        classes=("oak", "<i>lime"),
+    )
+    return SimpleNamespace(config=config, path=lambda *parts: folder.joinpath(*parts)), data
+
+
+def test_the_gallery_holds_the_very_test_images(tmp_path):
+    run, data = made_up(tmp_path)
+    right = np.array([[3.0, 0.0], [0.0, 3.0], [3.0, 0.0]])[None]
+    wrong = right.copy()
+    wrong[0, 1] = [2.0, 0.0]
+    gallery.write_gallery(run, data, {"student": wrong, "control": right, "teacher": right}, np.array([0, 1, 0]))
+    content = json.loads((tmp_path / "gallery.json").read_text())
+    assert content["kinds"].keys() == {"lost", "mistakes", "disagreements"}
+    assert content["pictures"].keys() == {"<b>1.png"}
+    entry = content["kinds"]["lost"][0]
+    assert (entry["image"], entry["truth"]) == ("<b>1.png", ["<i>lime"])
+    assert entry["answers"]["student"] == {
+        "names": ["oak"], "certainty": pytest.approx(1 / (1 + np.exp(-2))), "right": False, "seeds_right": 0,
+    }  # fmt: skip
+    assert entry["answers"]["control"]["names"] == ["<i>lime"]
+    assert entry["answers"]["control"]["seeds_right"] == 1
+
+
+def test_a_run_leaves_its_gallery(finished_run):
     content = json.loads((finished_run.folder / "gallery.json").read_text())
-    rows = (finished_run.folder / "split.csv").read_text().splitlines()[1:]
-    test = {row.rpartition(",")[0].strip('"') for row in rows if row.endswith(",test")}
-    shown = {e["image"] for entries in content["kinds"].values() for e in entries}
-    assert shown
-    assert shown <= test
-    assert set(content["pictures"]) == shown
-    assert all(len(entries) <= 8 for entries in content["kinds"].values())
     page = (finished_run.folder / "report.html").read_text()
-    assert all(page.count(uri) >= 1 for uri in content["pictures"].values())
+    assert content["num_seeds"] == 2
+    assert all(uri in page for uri in content["pictures"].values())
 
 
 def test_no_pictures_where_none_are_wanted(tmp_path):
-    config = RunConfig.model_validate({"data": {"source": "x"}, "output": {"folder": "x", "pictures": 0}})
+    run, data = made_up(tmp_path, pictures=0)
     old = tmp_path / "gallery.json"
     old.write_text("{}")
-    run = SimpleNamespace(config=config, path=lambda *parts: tmp_path.joinpath(*parts))
-    gallery.write_gallery(run, None, {}, np.zeros(0, int))
+    gallery.write_gallery(run, data, {}, np.zeros(0, int))
     assert not old.exists()
 
 

@@ -89,7 +89,7 @@ def _quality(results: Mapping[str, Any], member: Mapping[str, Any]) -> Iterator[
     rows: list[tuple[str, Any, Any]] = []
     for label, key in (
         ("mean average precision", "map"),
-        ("mean area under the ROC curve", "auc"),
+        ("area under the ROC curve", "auc"),
         ("top-1 accuracy", "top1"),
         ("top-5 accuracy", "top5"),
         ("macro F1", "macro_f1"),

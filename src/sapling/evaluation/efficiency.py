@@ -6,6 +6,7 @@ Its arithmetic is counted by :func:`sapling.models.create.count_macs`: one multi
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import time
 import weakref
@@ -19,8 +20,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 BATCH_SIZES = (1, 32)
-TOO_LONG = 30.0
-"""A batch is left out where one call would take more than so many times the seconds that were asked for."""
+TOO_LONG, NEVER_TOO_LONG = 10.0, 5.0
+"""A batch is left out where one call would take more than 10 times the seconds that were asked for, and 5 seconds."""
 
 
 def num_cores() -> int:
@@ -64,8 +65,8 @@ def measure_network(
 
     Returns:
         ``threads``; ``latency_ms``: batch size to ``p50`` and ``p95`` of one call, in milliseconds;
-        ``peak_memory_bytes``: batch size to :func:`peak_memory`. A batch whose one call would take more than 30 times
-        ``seconds`` is left out of both.
+        ``peak_memory_bytes``: batch size to :func:`peak_memory`. A batch whose one call would take more than 10 times
+        ``seconds`` (but 5 seconds at least) is left out of both, and so is one for which there is no memory.
     """
     pixels = torch.as_tensor(images, dtype=torch.float32).cpu().contiguous()
     threads = threads or num_cores()
@@ -76,10 +77,16 @@ def measure_network(
             batch = pixels[torch.arange(size) % len(pixels)]
             if latency:  # of the batch before: per image it gets no slower
                 before, known = next(reversed(latency.items()))
-                if known["p50"] * size / int(before) > TOO_LONG * 1e3 * seconds:
+                if known["p50"] * size / int(before) > 1e3 * max(TOO_LONG * seconds, NEVER_TOO_LONG):
                     continue
-            latency[str(size)] = time_calls(lambda batch=batch: network(batch), seconds=seconds)  # type: ignore[misc]
-            memory[str(size)] = peak_memory(network, batch)
+            try:
+                timed = time_calls(functools.partial(network, batch), seconds=seconds)
+                memory[str(size)] = peak_memory(network, batch)
+            except (RuntimeError, MemoryError):
+                if not latency:
+                    raise
+                break
+            latency[str(size)] = timed
     return {"threads": threads, "latency_ms": latency, "peak_memory_bytes": memory}
 
 

@@ -87,7 +87,7 @@ def measure_levels(
         compared: names of control and method.
         groups: ``[n]``, images that belong together, or None.
         confidence: of each interval.
-        num_draws: default 1,000, and 300 for several labels where images x labels are more than 50,000.
+        num_draws: default 1,000, and 300 where images (of several labels: images x labels) are more than 50,000.
         seed: of the draws.
 
     Returns:
@@ -117,7 +117,7 @@ def measure_levels(
     names, measures = _of_labels(num_classes) if several else _of_classes(num_classes)
     pack = _pack_labels if several else _pack_classes
     packed = {name: np.stack([pack(x, labels, num_classes) for x in table]) for name, table in tables.items()}
-    draws = num_draws or (_FEW_DRAWS if several and labels.size > _LARGE else 1000)
+    draws = num_draws or (_FEW_DRAWS if labels.size > _LARGE else 1000)
     drawn = _draw(packed, measures, group_members(len(labels), groups), draws, seed)
     every = np.arange(len(labels))
     observed = {name: np.stack([measures(seed_[every]) for seed_ in table]) for name, table in packed.items()}

@@ -25,6 +25,7 @@ def class_gains(summary: Summary) -> Floats | None:
     rows = [[number(block(e).get(key)) for key in ("difference", "low", "high")] for e in entries]
     values = np.array([[np.nan if v is None else v for v in row] for row in rows], dtype=np.float64)
     values[~np.isfinite(values).all(1)] = np.nan
+    values = np.clip(values, -1.0, 1.0)
     return values if np.isfinite(values).any() else None
 
 

@@ -70,20 +70,20 @@ def embeddings_of(folder: Path, data: Dataset, machine: Machine, batch_size: int
         known = [one for one in found if one is not None]
         return np.concatenate(known, 1) if len(known) == len(found) else None
     loaded = load_model(folder)
-    try:
-        model = TappedModel(loaded.model, loaded.preprocess, ("embedding",), bands=data.store.bands)
-    except ModelError:
-        return None
-    model = model.to(machine.device).to(memory_format=torch.channels_last).eval()
     chosen = data.split.test
     if len(chosen) > CKA_IMAGES:
         chosen = np.sort(np.random.default_rng(0).choice(chosen, CKA_IMAGES, replace=False))
     few = replace(data, split=replace(data.split, test=chosen))
-    with torch.no_grad():
-        batches = [
-            model(batch.images).features["embedding"].flatten(1).cpu().numpy()
-            for batch in few.eval_batches("test", batch_size=batch_size, device=machine.device)
-        ]
+    try:
+        model = TappedModel(loaded.model, loaded.preprocess, ("embedding",), bands=data.store.bands)
+        model = model.to(machine.device).to(memory_format=torch.channels_last).eval()
+        with torch.no_grad():
+            batches = [
+                model(batch.images).features["embedding"].flatten(1).cpu().numpy()
+                for batch in few.eval_batches("test", batch_size=batch_size, device=machine.device)
+            ]
+    except ModelError:  # a network may have no embedding that can be tapped; a finished training must not fail for it
+        return None
     return np.concatenate(batches)
 
 
@@ -125,7 +125,11 @@ def efficiency(run: Run, data: Dataset, results: Mapping[str, Any]) -> dict[str,
             networks_of = [load_trained(part, data.store.bands)[1] for part in parts]
             network: nn.Module = Ensemble(networks_of) if len(networks_of) > 1 else networks_of[0]
             network = network.to("cpu", torch.float32)
-            entry |= measure_network(network, first_images(data, 32), seconds=seconds, threads=threads)
+            try:
+                entry |= measure_network(network, first_images(data, 32), seconds=seconds, threads=threads)
+            except RuntimeError as error:  # such as no memory: the training before it was not in vain
+                reason = (str(error).splitlines() or [type(error).__name__])[0]
+                run.log(f"efficiency: the {role} cannot be timed on this machine: {reason}")
         networks.append(entry)
     onnx = results.get("deploy", {}).get("onnx")
     if onnx:
