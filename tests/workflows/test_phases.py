@@ -18,7 +18,7 @@ from sapling.models.tapped import TappedModel
 from sapling.record import Run
 from sapling.screen import Screen
 from sapling.teachers.live import LiveTeacher
-from sapling.types import PairInfo
+from sapling.types import PairInfo, Phase
 from sapling.workflows import phases
 from sapling.workflows.dataset import open_dataset
 from sapling.workflows.passes import Machine
@@ -182,6 +182,46 @@ def test_a_denoiser_that_does_not_denoise_is_named(world, tmp_path):
     written = json.loads((tmp_path / "a" / "phases" / "denoiser" / "card.json").read_text())
     assert written["check"] == check
     assert written["made_of"]["teacher"] == IDENTITY
+
+
+class Chain(methods.Method):
+    """Two phases before the students, the second on top of the first."""
+
+    name = "chain"
+    terms = ("ce", "a", "b")
+
+    def __init__(self, config, info):
+        super().__init__(config, info)
+        self.lower, self.upper = torch.nn.Linear(3, 3), torch.nn.Linear(3, 3)
+
+    def phases(self):
+        return [
+            Phase("lower", 1, ("a",), uses_student=False, parts=("lower",)),
+            Phase("upper", 1, ("b",), frozen=("lower",), uses_student=False, parts=("upper",)),
+            Phase(terms=("ce",)),
+        ]
+
+    def forward(self, student, teacher, batch, step):
+        hidden = self.lower(teacher.logits)
+        if step.phase == "lower":
+            return {"a": (hidden - teacher.logits).square().mean()}
+        SEEN.append(self.lower.weight.detach().clone())
+        return {"b": (self.upper(hidden) - teacher.logits).square().mean()}
+
+
+SEEN: list[torch.Tensor] = []
+
+
+def test_a_phase_builds_on_the_one_before(world, tmp_path):
+    method = Chain(methods.MethodConfig(), PairInfo(3, 10))
+    cards, _ = prepare(world, tmp_path / "a", method)
+    assert list(cards) == ["lower", "upper"]
+    assert SEEN
+    assert all(torch.equal(w, method.lower.weight) for w in SEEN)
+    assert not (tmp_path / "cache").exists()  # it is not one of ours
+    again = Chain(methods.MethodConfig(), PairInfo(3, 10))
+    prepare(world, tmp_path / "a", again)
+    assert same(dict(method.state_dict()), dict(again.state_dict()))
 
 
 def test_methods_of_one_phase_leave_nothing_behind(world, tmp_path):

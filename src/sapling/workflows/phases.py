@@ -70,9 +70,10 @@ def prepare_phases(
         TrainingError: training diverged.
         RunError: what is kept does not fit.
     """
+    earlier: dict[str, Phase] = {}  # by key: a phase may build on those before it
     for phase in before_students(method):
-        task = _Task(run, method, phase, data, machine, _optim(run, phase, data, optim))
-        content = phase_key(task, teacher_identity)
+        task = _Task(run, method, phase, data, machine, _optim(run, phase, data, optim), tuple(earlier.values()))
+        content = {**phase_key(task, teacher_identity), "after": list(earlier)}
         key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
         folder = run.path("phases", phase.name)
         # A method from somebody's file may change without changing its name: its results stay in the run.
@@ -91,9 +92,10 @@ def prepare_phases(
                 if shared:
                     _share(run, shared, tensors, card)
             _keep(folder, tensors, card)
-            _tell(run, phase, card["check"])
+            _tell(run, phase, card.get("check", {}))
             if kept is None:
                 checkpoint.unlink(missing_ok=True)
+        earlier[str(read_json(folder / CARD)["key"])] = phase
         _put(method, phase, folder / WEIGHTS)
 
 
@@ -138,6 +140,7 @@ class _Task:
     data: Dataset
     machine: Machine
     optim: OptimSettings
+    earlier: tuple[Phase, ...] = ()
 
     @property
     def seed(self) -> int:
@@ -165,6 +168,8 @@ def _train(task: _Task, teacher: Teacher, checkpoint: Path, screen: Screen) -> t
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(task.seed)
         fresh = type(task.method)(task.method.config, task.method.info)
+    for before in task.earlier:
+        _put(fresh, before, run.path("phases", before.name, WEIGHTS))
     batch_size = batch_size_for(run.config, data)
     name, epochs = f"phase-{phase.name}", optim.total_steps // data.num_batches(batch_size)
     settings = PassSettings(
