@@ -12,8 +12,8 @@ from sapling.losses.relation import unit
 def attention_map(feature: Tensor, power: float = 2.0) -> Tensor:
     """``[B,H W]``: the mean over channels of ``|F|^power`` at each pixel, scaled to length 1 per image.
 
-    Source: Zagoruyko, Komodakis 2017, equation 2 and the l2 normalisation below it; a mean in place of the sum, which
-    the normalisation takes away again. An image whose map is 0 everywhere has an attention of 0 and no gradient.
+    Source: Zagoruyko, Komodakis 2017, activation-based attention F_sum^p; with a mean in place of the sum, which the
+    normalisation makes the same. An image whose map is 0 everywhere has an attention of 0 and no gradient.
 
     Args:
         feature: ``[B,C,H,W]``, or tokens ``[B,T,D]`` of a square grid.

@@ -73,21 +73,30 @@ class Nuclear(Method):
 
     @classmethod
     def taps(cls, config: MethodConfig) -> Taps:
-        """One of the student; none where its answers are looked at."""
+        """One of the student; none where its answers are looked at.
+
+        Raises:
+            ConfigError: settings that have no meaning together, all at once.
+        """
         assert isinstance(config, cls.Config)
+        if problems := _contradictions(config):
+            raise ConfigError("method 'nuclear': " + "; ".join(problems))
         return Taps() if config.tap == PREDICTIONS else Taps((config.tap,))
 
     def __init__(self, config: Config, info: PairInfo) -> None:
-        """Check that the settings go together, and that the feature has what they need.
+        """Check that the feature has what the settings need.
 
         Raises:
-            ConfigError: settings that have no meaning together; says which.
+            ConfigError: the settings need one class per image, and there may be several labels.
             MethodError: the feature is no map; with its tap and shape.
         """
         super().__init__(config, info)
-        problems = _contradictions(config, multi_label=info.multi_label)
-        if problems:
-            raise ConfigError("method 'nuclear': " + "; ".join(problems))
+        if info.multi_label and (config.mode == "ole" or config.tap == PREDICTIONS):
+            what = "mode ole" if config.mode == "ole" else "tap predictions"
+            raise ConfigError(
+                f"method 'nuclear': {what} needs one class per image, and these images may have several labels",
+                remedy="mode min or max, on the embedding",
+            )
         if config.matrix == "image":
             shape = info.student_shapes[config.tap]
             _, height, width = map_shape(shape, f"the student's {config.tap}")
@@ -145,19 +154,15 @@ class Nuclear(Method):
         return as_vectors(feature) if self.config.matrix == "batch" else as_map(feature).flatten(2).mT
 
 
-def _contradictions(config: Nuclear.Config, *, multi_label: bool) -> list[str]:
+def _contradictions(config: Nuclear.Config) -> list[str]:
     """Say which settings have no meaning together, each sentence opening with the setting."""
     problems: list[str] = []
     if config.mode == "frobenius" and config.normalise:
         problems.append("mode: frobenius is constant for rows of length 1; give normalise: false, or another mode")
     if config.mode == "ole" and config.matrix == "image":
         problems.append("mode: ole compares classes, and the pixels of one image have none; give matrix: batch")
-    if config.mode == "ole" and multi_label:
-        problems.append("mode: ole needs one class per image, and these images may have several labels")
     if config.tap == PREDICTIONS and config.matrix == "image":
         problems.append("tap: predictions are no map; give matrix: batch")
-    if config.tap == PREDICTIONS and multi_label:
-        problems.append("tap: predictions are those of one class per image, and these may have several labels")
     if config.base == "none" and (config.weights or {}).get("kd"):
         problems.append("weights.kd: base is none, so there is no kd; give base: kd")
     return problems

@@ -10,7 +10,7 @@ Formula: L = CE(z_s, y) + 25 smooth_l1(d_s, d_t) + 50 smooth_l1(a_s, a_t); d = d
     the batch, a = cosine of the angle at image j between i and k, means over all pairs and all triples
 Defaults: distance 25, angle 50 on the embedding: the authors', and mdistiller on CIFAR-100.
 Departures: batches below 8 images are refused. Angles are computed from Gram matrices in chunks: 256 images of 2,048
-    numbers need 30 MB where the differences of all pairs would be 0.5 GB. Of larger batches only the first
+    numbers need about 50 MB where the differences of all pairs would be 0.5 GB. Of larger batches only the first
     angle_images (images are in random order) are compared by angle, as the work grows with their cube. Images that
     coincide have distance and cosine 0 and no gradient there; the authors' code raises them to 1e-6.
 """
