@@ -121,8 +121,8 @@ def spread(values: Tensor) -> Tensor:
     values = values.detach()
     is_zero = values.amax(dim=-1, keepdim=True) <= 2 * ZERO
     shares = values / torch.where(is_zero, 1.0, values.sum(dim=-1, keepdim=True))
-    effective: Tensor = torch.special.entr(shares).sum(dim=-1).exp()
-    return effective * ~is_zero.squeeze(-1)
+    entropy: Tensor = torch.special.entr(shares).sum(dim=-1)
+    return entropy.exp() * ~is_zero.squeeze(-1)
 
 
 def _gram(matrix: Tensor) -> Tensor:
