@@ -54,6 +54,10 @@ class Forecast(nn.Module):
         """``[C]``, above 0."""
         return F.softplus(self.spread) + LEAST_VARIANCE
 
+    def forward(self, maps: Tensor) -> tuple[Tensor, Tensor]:
+        """``[B,student,H,W]`` to the mean ``[B,teacher,H,W]`` and the variance ``[teacher]``."""
+        return self.mean(maps), self.variance
+
 
 class VID(Method):
     """Cross-entropy on the labels, and how badly the student's maps foretell the teacher's."""
@@ -103,8 +107,7 @@ class VID(Method):
             for (tap, (own, theirs)), forecast in zip(self._grids.items(), self.forecasts, strict=True):
                 size = smaller(own, theirs)
                 target = resize(theirs.read(teacher.features[tap]), size)
-                assert isinstance(forecast, Forecast)
-                mean = forecast.mean(resize(own.read(student.features[tap]), size))
-                found.append(gaussian_nll(mean, target, forecast.variance))
+                mean, variance = forecast(resize(own.read(student.features[tap]), size))
+                found.append(gaussian_nll(mean, target, variance))
             terms["vid"] = torch.stack(found).sum()
         return terms
