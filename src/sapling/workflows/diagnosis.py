@@ -90,8 +90,10 @@ def look(
     if not data.multi_label:
         gains = (seen["val"][0].argmax(1) == seen["val"][1]) - alone
         error = float(gains.std(ddof=1) / np.sqrt(len(gains))) if len(gains) > 1 else None
-    measured = {p: answers(*seen[p], temperature=temperature or 1.0, standardized=standardized) for p in PARTS}
-    return Looked(dict(measured), students, error)
+    measured: dict[str, Any] = {
+        p: answers(*seen[p], temperature=temperature or 1.0, standardized=standardized) for p in PARTS
+    }
+    return Looked(measured, students, error)
 
 
 def softening(config: RunConfig) -> tuple[float | None, bool]:
