@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -21,6 +22,7 @@ from sapling.teachers.live import LiveTeacher
 from sapling.types import PairInfo, Phase
 from sapling.workflows import phases
 from sapling.workflows.dataset import open_dataset
+from sapling.workflows.diagnosis import acceptance_of
 from sapling.workflows.passes import Machine
 from sapling.workflows.phases import phase_key, phase_results, phase_warnings, prepare_phases
 from sapling.workflows.plan import plan
@@ -182,6 +184,10 @@ def test_a_denoiser_that_does_not_denoise_is_named(world, tmp_path):
     written = json.loads((tmp_path / "a" / "phases" / "denoiser" / "card.json").read_text())
     assert written["check"] == check
     assert written["made_of"]["teacher"] == IDENTITY
+    seen = acceptance_of(SimpleNamespace(path=lambda *parts: (tmp_path / "a").joinpath(*parts)))
+    assert seen is not None
+    assert seen["passed"] is False
+    assert "does not denoise" in seen["detail"]
 
 
 class Chain(methods.Method):

@@ -26,6 +26,7 @@ from sapling.models.tapped import TappedModel
 from sapling.record import Run
 from sapling.workflows.gate import NUM_TRAIN_IMAGES, answers_of, some
 from sapling.workflows.passes import Machine, load_trained, logits_of
+from sapling.workflows.phases import phase_results
 from sapling.workflows.remedies import Remedy, next_command, remedy_for, without_finding
 from sapling.workflows.teacher import CheckedTeacher
 
@@ -161,7 +162,7 @@ def diagnosis(
         },
         memorised=bool(card.get("memorised")),
         multi_label=multi_label,
-        acceptance=next((r["acceptance"] for r in taught if isinstance(r.get("acceptance"), Mapping)), None),
+        acceptance=acceptance_of(run),
     )
     result: dict[str, Any] = {"measured": measured.as_dict(), "not_looked_at": not_looked_at(measured)}
     if measured.outcome != "better":
@@ -170,6 +171,13 @@ def diagnosis(
         if not findings:
             result["next"] = _entry(None, without_finding(measured, run.config), run)
     return result
+
+
+def acceptance_of(run: Run) -> dict[str, Any] | None:
+    """What the phases before the students said of themselves: the first check that failed, or the first one."""
+    checks = [card["check"] for card in phase_results(run).values() if "passed" in card.get("check", {})]
+    chosen = next((check for check in checks if not check["passed"]), checks[0] if checks else None)
+    return None if chosen is None else {**chosen, "detail": " ".join(chosen.get("problems", [])).rstrip(".")}
 
 
 def _entry(finding: Finding | None, remedy: Remedy, run: Run) -> dict[str, Any]:
