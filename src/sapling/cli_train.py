@@ -56,6 +56,9 @@ def distill(
     teachers: Annotated[
         int | None, typer.Option(min=1, help="Train so many teachers, which answer with their mean (1).")
     ] = None,
+    teacher_recipe: Annotated[
+        str | None, typer.Option(help="Of teachers trained here: plain, or mixed (mixup, CutMix, average, 2 x epochs).")
+    ] = None,
     method: Annotated[str | None, typer.Option(help="See sapling methods.")] = None,
     seeds: Annotated[int | None, typer.Option(help="How many replicates (3).")] = None,
     epochs: Epochs = None,
@@ -110,6 +113,7 @@ def distill(
         "teacher.model": teacher,
         "teacher.epochs": teacher_epochs,
         "teacher.num_teachers": teachers,
+        "teacher.recipe": teacher_recipe,
         "teacher.accept_weak": accept_weak_teacher or None,
         "student.model": student,
         "method.name": method,

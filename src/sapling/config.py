@@ -29,45 +29,16 @@ from sapling.assignments import parse_assignment as parse_assignment
 from sapling.assignments import with_value
 from sapling.bands import parse_bands, parse_range
 from sapling.config_errors import explain
+from sapling.config_history import YOUNGER
 from sapling.data.listing import Columns
 from sapling.data.sources import VIEW_PRESETS
 from sapling.data.viewspec import checked_options, preset
 from sapling.errors import ConfigError, nearest
 from sapling.methods.validate import check_config
 
-# Settings that are younger than runs: at their defaults those runs go on, and print their results, as before.
-YOUNGER: dict[str, dict[str, Any]] = {
-    "data": {
-        "on_bad_image": "skip",
-        "split_file": None,
-        "image_column": "image",
-        "label_column": "label",
-        "group_column": None,
-        "view_options": {},
-        "mixup": 0.0,
-        "cutmix": 0.0,
-        "mix_share": 1.0,
-        "bands": None,
-        "value_range": None,
-        "multi_label": "auto",
-    },
-    "train": {"ema_decay": None, "imbalance": "none", "imbalance_power": 1.0, "layer_decay": None},
-    "teacher": {
-        "views": None,
-        "mixup": None,
-        "cutmix": None,
-        "ema_decay": None,
-        "freeze_backbone": False,
-        "layer_decay": None,
-        "img_size": None,
-        "mean": None,
-        "std": None,
-        "num_teachers": 1,
-        "symmetrise": False,
-        "cross_fit": False,
-    },
-    "student": {"freeze_backbone": False},
-    "deploy": {"latency_seconds": 1.0},
+RECIPES: dict[str, dict[str, float]] = {
+    "plain": {},
+    "mixed": {"mixup": 0.8, "cutmix": 1.0, "ema_decay": 0.999},
 }
 SHORT_FORMS = {"data": "source", "teacher": "model", "student": "model", "method": "name", "output": "folder"}
 
@@ -193,7 +164,8 @@ class TeacherConfig(Block):
     model: str = Field("resnet18", description="name, run or model folder, .safetensors, NAME=weights.pth; A,B: both")
     pretrained: bool = Field(False, description="start from the published weights of that timm name")
     freeze_backbone: bool = Field(False, description="of published weights train the classifier alone")
-    epochs: int | None = Field(None, ge=1, description="None: as for the students")
+    recipe: Literal["plain", "mixed"] = Field("plain", description="mixed: mixup, CutMix, average, 2 x the epochs")
+    epochs: int | None = Field(None, ge=1, description="None: as for the students (2 x with the recipe mixed)")
     lr: float | None = Field(None, gt=0, description="None: as for the students")
     weight_decay: float | None = Field(None, ge=0, description="None: as for the students")
     views: str | None = Field(None, description="augmentation while it is trained here; None: data.views")
@@ -210,6 +182,16 @@ class TeacherConfig(Block):
     symmetrise: bool = Field(False, description="answer with the mean logits over the symmetries of the data's views")
     cross_fit: bool = Field(False, description="answer a training image by the one teacher that never trained on it")
     accept_weak: bool = Field(False, description="train on although the gate failed")
+
+    def by_recipe(self) -> TeacherConfig:
+        """These settings, with what the recipe says where nothing else is set (``epochs``: see ``epoch_factor``)."""
+        usual = RECIPES[self.recipe]
+        return self.model_copy(update={k: v for k, v in usual.items() if getattr(self, k) is None})
+
+    @property
+    def epoch_factor(self) -> int:
+        """So many times the students' epochs, where ``epochs`` is not set."""
+        return 1 if self.recipe == "plain" else 2
 
     @model_validator(mode="after")
     def _settings_fit(self) -> TeacherConfig:

@@ -62,6 +62,24 @@ def test_a_teacher_may_have_views_of_its_own_and_the_control_does_not_notice(pho
     assert weights(same, "teacher") != weights(own, "teacher")
 
 
+def test_a_recipe_is_what_it_says_and_gives_way_to_what_is_set(photos, tmp_path):
+    def teacher(name, **settings):
+        return weights(
+            sapling.distill(
+                data={"source": str(photos), "img_size": 16},
+                student="cnn3",
+                teacher={"model": "cnn3", "accept_weak": True, **settings},
+                train={**TRAIN, "epochs": 1, "num_seeds": 1},
+                deploy={"onnx": False, "latency_seconds": 0},
+                output=tmp_path / name,
+            ).folder,
+            "teacher",
+        )
+
+    by_hand = teacher("by hand", mixup=0.8, cutmix=0.0, ema_decay=0.999, epochs=2)
+    assert teacher("recipe", recipe="mixed", cutmix=0.0) == by_hand
+
+
 @pytest.fixture(scope="module")
 def spied(tmp_path_factory):
     """A run on splits of different sizes, with groups and a five-fold imbalance, and what it read of the data."""

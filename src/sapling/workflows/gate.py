@@ -184,7 +184,7 @@ def _remedies(card: Mapping[str, Any]) -> str:
         )
     return (
         "soft targets from teachers that never saw the image (--teachers 3 --set teacher.cross_fit=true); a teacher "
-        "trained with mixup (--set teacher.mixup=0.8) or stronger views (--set teacher.views=strong)"
+        "trained with mixup (--teacher-recipe mixed) or stronger views (--set teacher.views=strong)"
         + "".join(f"; {flag}" for flag in symmetrise)
     )
 

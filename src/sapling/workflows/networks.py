@@ -17,7 +17,7 @@ from sapling.models.sizes import check_size
 from sapling.teachers.ensemble import PLAIN, Symmetry, symmetries_of
 
 TRAINED_HERE = ("epochs", "lr", "weight_decay", "pretrained", "freeze_backbone", "layer_decay")
-OF_TRAINING = ("views", "mixup", "cutmix", "ema_decay")
+OF_TRAINING = ("recipe", "views", "mixup", "cutmix", "ema_decay")
 
 WEIGHTS_ALONE = ("img_size", "mean", "std")
 

@@ -33,6 +33,7 @@ from sapling.workflows.passes import (
     prepare_machine,
     preprocess_for,
 )
+from sapling.workflows.several import teacher_epochs
 
 WARM_STEPS, TIMED_STEPS = 1, 3
 FIXED_SECONDS = 15
@@ -98,8 +99,8 @@ def plan(config: RunConfig, *, task: str = "distill", screen: Screen | None = No
         }
         if not given:
             learned = _train_part(config, data)
-            result["teacher"]["epochs"] = teacher_epochs = epochs_for(config, learned, wanted=config.teacher.epochs)
-            teacher_steps = num * teacher_epochs * learned.num_batches(batch_size_for(config, learned))
+            result["teacher"]["epochs"] = epochs_each = teacher_epochs(config, learned)
+            teacher_steps = num * epochs_each * learned.num_batches(batch_size_for(config, learned))
             seconds += teacher_steps * _time_step(teacher, shape, batch, machine, train=True)
         result["method"] = {"name": config.method.name, **config.method.options}
         if phases := _phases(config, data, student, teachers if given else teachers * num):

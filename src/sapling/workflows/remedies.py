@@ -161,7 +161,7 @@ def _softer(m: Measured, config: RunConfig) -> Remedy:
     requires = methods.load_class(config.method.name).requires
     if not requires.labels and not config.data.mixup:
         changes: dict[str, Any] = {"data.mixup": MIXUP}
-        if config.teacher.mixup is None and not is_given(config.teacher.model):
+        if config.teacher.by_recipe().mixup is None and not is_given(config.teacher.model):
             changes["teacher.mixup"] = 0.0  # the same teacher as before; it only serves again
         return Remedy("Ask the teacher about mixed images (mixup), which it has not learned by heart.", changes)
     temperature = 2 * (m.temperature or USUAL_TEMPERATURE / 2)

@@ -44,6 +44,12 @@ def teacher_seed(config: RunConfig, number: int) -> int:
     return TEACHER_STREAM + config.train.seed + number * TEACHER_STRIDE
 
 
+def teacher_epochs(config: RunConfig, data: Dataset) -> int:
+    """How long each teacher is trained on ``data``: its own setting, or what the recipe makes of the students'."""
+    own = config.teacher.epochs
+    return own if own is not None else config.teacher.epoch_factor * epochs_for(config, data)
+
+
 def train_teacher(
     run: Run, data: Dataset, machine: Machine, screen: Screen, *, number: int, name: str, folds: Folds | None
 ) -> tuple[Path, float, int]:
@@ -61,13 +67,13 @@ def train_teacher(
     Returns:
         Its folder, the seconds that training took, and its seed.
     """
-    settings = run.config.teacher
+    settings = run.config.teacher.by_recipe()
     # Its own views: those that make a good teacher may be too strong for a small student.
     data = data.seen_as(views=settings.views, mixup=settings.mixup, cutmix=settings.cutmix)
     if folds is not None:
         data = without_fold(data, folds, number)
     architecture = resolve_name(settings.model)
-    epochs = epochs_for(run.config, data, wanted=settings.epochs)
+    epochs = teacher_epochs(run.config, data)
     seed = teacher_seed(run.config, number)
     member = make_member(
         data,
