@@ -270,7 +270,7 @@ def _memorised(m: Measured) -> Finding | None:
 def _hesitant(m: Measured) -> Finding | None:
     train = m.teacher_train
     if (
-        "kd" not in m.weights
+        m.weights.get("kd", 0) <= 0
         or m.standardized
         or (m.temperature or 1) < 2
         or m.gap <= 0

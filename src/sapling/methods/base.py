@@ -153,6 +153,16 @@ class Method(nn.Module):
         """
         raise NotImplementedError(f"{type(self).__name__}.forward")
 
+    @classmethod
+    def requires_with(cls, config: MethodConfig) -> Requires:
+        """What it needs with these settings; :attr:`requires` where they make no difference."""
+        return cls.requires
+
+    @classmethod
+    def softens_logits(cls, config: MethodConfig) -> bool:
+        """Whether ``config.temperature`` softens the teacher's logits before the student copies them."""
+        return False
+
     def phases(self) -> list[Phase]:
         """Stretches of training, in order; one over all terms by default."""
         return [Phase()]

@@ -7,6 +7,7 @@ such a feature with noise in it; a few steps of the model clean it, and the clea
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -146,6 +147,12 @@ class DiffusionMethod(Method):
     requires = Requires(labels=False, min_batch=2, multi_label=True)
 
     @classmethod
+    def requires_with(cls, config: MethodConfig) -> Requires:
+        """One class per image, where logits are cleaned."""
+        assert isinstance(config, DiffusionConfig)
+        return replace(cls.requires, multi_label=LOGIT not in config.branches)
+
+    @classmethod
     def taps(cls, config: MethodConfig) -> Taps:
         """The tapped feature of either network, unless only logits are compared."""
         assert isinstance(config, DiffusionConfig)
@@ -279,7 +286,8 @@ class DiffusionMethod(Method):
             noise = torch.randn_like(latent)
             timestep = torch.randint(0, TRAIN_STEPS, (len(latent),), device=latent.device)
             # the autoencoder's head start: the denoiser's loss is shown and not learned from
-            is_early = "ae" in wanted and not self.config.joint and step.progress < self.config.ae_warmup_share
+            has_start = "ae" in wanted and branch.autoencoder is not None
+            is_early = has_start and not self.config.joint and step.progress < self.config.ae_warmup_share
             with torch.set_grad_enabled(torch.is_grad_enabled() and not is_early):
                 found["diff"] = branch.noise_loss(latent, noise, timestep)
         return found

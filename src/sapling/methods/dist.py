@@ -41,6 +41,11 @@ class DIST(Method):
     requires = Requires(labels=False, min_batch=8)
     scales: ClassVar[Mapping[str, float]] = {"inter": 2.0, "intra": 2.0}
 
+    @classmethod
+    def softens_logits(cls, config: MethodConfig) -> bool:
+        """Yes."""
+        return True
+
     def forward(self, student: Outputs | None, teacher: Outputs | None, batch: Batch, step: Step) -> dict[str, Tensor]:
         """Give ``ce``, ``inter`` and ``intra``."""
         terms = self.label_terms(student, batch, step)

@@ -47,6 +47,11 @@ class DKD(Method):
     requires = Requires(labels=True)
     scales: ClassVar[Mapping[str, float]] = {"nckd": 8.0}
 
+    @classmethod
+    def softens_logits(cls, config: MethodConfig) -> bool:
+        """Yes."""
+        return True
+
     def forward(self, student: Outputs | None, teacher: Outputs | None, batch: Batch, step: Step) -> dict[str, Tensor]:
         """Give ``ce``, ``tckd`` and ``nckd``, the last two times the warm-up."""
         terms = self.label_terms(student, batch, step)

@@ -46,6 +46,11 @@ class KD(Method):
     requires = Requires(labels=False, multi_label=True)
     default_alpha = 0.1
 
+    @classmethod
+    def softens_logits(cls, config: MethodConfig) -> bool:
+        """Yes."""
+        return True
+
     def __init__(self, config: Config, info: PairInfo) -> None:
         """Build it; see :class:`Method`.
 

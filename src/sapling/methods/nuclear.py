@@ -28,6 +28,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import ClassVar, Literal
 
 import torch
@@ -70,6 +71,19 @@ class Nuclear(Method):
     requires = Requires(labels=False, min_batch=8, multi_label=True)
     default_alpha = 0.1
     scales: ClassVar[Mapping[str, float]] = {"nuclear": 0.05}
+
+    @classmethod
+    def softens_logits(cls, config: MethodConfig) -> bool:
+        """Whether kd is under it."""
+        assert isinstance(config, cls.Config)
+        return config.base == "kd"
+
+    @classmethod
+    def requires_with(cls, config: MethodConfig) -> Requires:
+        """One class per image, where classes are told apart."""
+        assert isinstance(config, cls.Config)
+        by_class = config.mode == "ole"
+        return replace(cls.requires, labels=by_class, multi_label=not by_class and config.tap != PREDICTIONS)
 
     @classmethod
     def taps(cls, config: MethodConfig) -> Taps:

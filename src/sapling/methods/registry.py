@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from sapling.errors import ConfigError, MethodError, nearest
 
 if TYPE_CHECKING:
-    from sapling.methods.base import Method, MethodConfig
+    from sapling.methods.base import Method, MethodConfig, Requires
     from sapling.types import PairInfo, Taps
 
 FOLDER = Path(__file__).parent
@@ -112,6 +112,17 @@ def taps(name: str, **config: Any) -> Taps:
     """
     method, settings = _configure(name, config)
     return method.taps(settings)
+
+
+def requires(name: str, **config: Any) -> Requires:
+    """What a method needs of data and teacher with these settings; asked before it can be built.
+
+    Raises:
+        MethodError: the method is unknown.
+        ConfigError: with every wrong setting at once.
+    """
+    method, settings = _configure(name, config)
+    return method.requires_with(settings)
 
 
 def load_class(name: str) -> type[Method]:

@@ -84,7 +84,7 @@ def look(
                 score = classification_metrics(logits, truth, data.num_classes)[measure]
                 how = {"multi_label": data.multi_label}
                 found[part].append(
-                    (score, agreement(logits, seen[part][0], **how), kl_to_teacher(logits, seen[part][0], **how))
+                    (score, _agreement(logits, seen[part][0], **how), kl_to_teacher(logits, seen[part][0], **how))
                 )
                 if role == "control" and part == "val" and not data.multi_label:
                     alone += (logits.argmax(1) == truth) / len(names)
@@ -99,10 +99,18 @@ def look(
     return Looked(measured, students, error)
 
 
+def _agreement(logits: NDArray[np.floating], teacher: NDArray[np.floating], *, multi_label: bool) -> float:
+    """As :func:`agreement`, but of single labels: what is held against it (``Answers.right``) counts these too."""
+    if multi_label:
+        return float(((logits >= 0) == (teacher >= 0)).mean())
+    return agreement(logits, teacher)
+
+
 def softening(config: RunConfig) -> tuple[float | None, bool]:
     """The method's temperature (None where it has none), and whether it standardises logits first."""
-    settings = methods.load_class(config.method.name).Config(**config.method.options)
-    temperature = getattr(settings, "temperature", None)
+    method = methods.load_class(config.method.name)
+    settings = method.Config(**config.method.options)
+    temperature = getattr(settings, "temperature", None) if method.softens_logits(settings) else None
     return (float(temperature) if temperature is not None else None), bool(getattr(settings, "standardize", False))
 
 

@@ -66,7 +66,8 @@ def evaluate(
     where = resolve_device(device)
     several = [load_model(part) for part in parts_of(str(model))]
     loaded = several[0]
-    if any(other.classes != loaded.classes or other.preprocess != loaded.preprocess for other in several):
+    fit = {(one.classes, one.preprocess.img_size, one.preprocess.store_size, one.preprocess.bands) for one in several}
+    if len(fit) > 1:
         raise ModelError(
             "these networks have other classes, or read images in other ways: here they cannot answer together",
             where=str(model),
@@ -99,7 +100,7 @@ def evaluate(
         )
     if split != "all" and home and (home / SPLIT_FILE).is_file() and trained_on(home, dataset):
         dataset = replace(dataset, split=own_split(home, dataset))
-    networks = [TappedModel(one.model, size) for one in several]
+    networks = [TappedModel(one.model, one.preprocess) for one in several]
     tapped = (Ensemble(networks) if len(networks) > 1 else networks[0]).to(where)
     part: SplitName = "test" if split == "all" else split
     logits, labels = collect_logits(tapped, dataset.eval_batches(part, batch_size=batch_size, device=where))

@@ -33,14 +33,21 @@ def write_gallery(run: Run, data: Dataset, arms: Mapping[str, NDArray[np.floatin
     chosen = choose_examples(
         answers["student"], truth, control=answers.get("control"), teacher=answers.get("teacher"), most=most
     )
-    keys = [data.source.items[i].key for i in data.split.test]
+    keys = [data.source.items[i].key for i in data.split.test]  # bytes that are no UTF-8 stand in them as surrogates
     kinds = {
         kind: [_entry(keys[k], k, answers, truth, data.classes) for k in positions]
         for kind, positions in chosen.items()
     }
-    pictures = data_uris(data.store, [e["image"] for entries in kinds.values() for e in entries], side=SIDE)
+    found = data_uris(data.store, [e["image"] for entries in kinds.values() for e in entries], side=SIDE)
+    pictures = {_shown(key): picture for key, picture in found.items()}
+    for entry in (e for entries in kinds.values() for e in entries):
+        entry["image"] = _shown(entry["image"])
     num_seeds = len(answers["student"].right)
     write_json(path, {"format": 1, "side": SIDE, "num_seeds": num_seeds, "kinds": kinds, "pictures": pictures})
+
+
+def _shown(key: str) -> str:
+    return key.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def _entry(

@@ -35,7 +35,8 @@ def parts_of(model: str) -> tuple[str, ...]:
 
 def is_given(model: str) -> bool:
     """Whether ``model`` means trained networks (paths) rather than a name to train here."""
-    return all(is_model_path(part) for part in parts_of(model))
+    parts = parts_of(model)
+    return bool(parts) and all(is_model_path(part) for part in parts)
 
 
 def check_settings_are_used(config: RunConfig) -> None:
@@ -76,6 +77,11 @@ def check_settings_are_used(config: RunConfig) -> None:
     _refuse(
         config, (*TRAINED_HERE, *OF_TRAINING), "is given", "leave it away, or give the name of a network to train here"
     )
+    if teacher.cross_fit:
+        raise UsageError(
+            f"the teacher {teacher.model!r} is given, and teacher.cross_fit is for teachers that are trained here",
+            remedy="leave teacher.cross_fit and --teachers away: a cross-fitted teacher brings its folds",
+        )
     if teacher.num_teachers > 1:
         raise UsageError(
             f"the teacher {teacher.model!r} is given, so teacher.num_teachers would not be used",

@@ -100,7 +100,7 @@ def check_names(config: RunConfig, task: str) -> None:
         arm = Path(config.method.name).stem
         if arm in RESERVED_ARMS:
             raise UsageError(f"a method cannot be called {arm!r}", allowed="any name but " + ", ".join(RESERVED_ARMS))
-        requires = methods.load_class(config.method.name).requires
+        requires = methods.requires(config.method.name, **config.method.options)
         mixes = [k for k in ("mixup", "cutmix") if getattr(config.data, k) > 0]
         if requires.labels and mixes and config.data.mix_share > 0:
             raise UsageError(

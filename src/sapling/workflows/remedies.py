@@ -78,8 +78,9 @@ def next_command(remedy: Remedy, config: RunConfig, folder: Path, suffix: str) -
         return remedy.command
     changes = dict(remedy.changes)
     if remedy.keeps_teacher and not is_given(config.teacher.model):
-        unused = {k: getattr(config.teacher, k) for k in (*TRAINED_HERE, *OF_TRAINING)}
-        changes |= {f"teacher.{k}": False if isinstance(v, bool) else None for k, v in unused.items()}
+        # how it was trained no longer counts; several are there as they are, and so are their folds
+        unused = (*TRAINED_HERE, *OF_TRAINING, "num_teachers", "cross_fit")
+        changes |= {f"teacher.{k}": type(config.teacher).model_fields[k].default for k in unused}
         changes["teacher.model"] = str(folder / "teacher")
     if config.output.folder is not None:
         changes["output.folder"] = f"{config.output.folder.rstrip('/')}-{suffix}"
@@ -131,8 +132,9 @@ def _rescaled(m: Measured, config: RunConfig) -> Remedy:
     pulls = {name: v for name, v in m.pulls.items() if name not in (m.label_term, "total")}
     strongest = max(pulls.values())
     factor = USUAL_PULL / strongest if strongest > 0 else 1.0
+    kept = (m.label_term, *methods.load_class(config.method.name).own_terms)  # these do not pull at the student
     weights = {
-        "ce" if name == m.label_term else name: float(f"{w * factor if name != m.label_term else w:.2g}")
+        "ce" if name == m.label_term else name: float(f"{w if name in kept else w * factor:.2g}")
         for name, w in m.weights.items()
     }
     shown = ", ".join(f"{name} {w:g}" for name, w in weights.items())
@@ -143,6 +145,10 @@ def _rescaled(m: Measured, config: RunConfig) -> Remedy:
 
 
 def _usual_temperature(m: Measured, config: RunConfig) -> Remedy:
+    now = m.temperature or 1.0
+    if 1 < now <= USUAL_TEMPERATURE:  # too high already
+        lower = max(1.0, now / 2)
+        return Remedy(f"Half the temperature: {lower:g}.", {"method.temperature": lower})
     return Remedy(
         f"Temperature {USUAL_TEMPERATURE:g}, as most papers have it.", {"method.temperature": USUAL_TEMPERATURE}
     )
@@ -158,8 +164,8 @@ def _usual_alpha(m: Measured, config: RunConfig) -> Remedy:
 
 
 def _softer(m: Measured, config: RunConfig) -> Remedy:
-    requires = methods.load_class(config.method.name).requires
-    if not requires.labels and not config.data.mixup:
+    requires = methods.requires(config.method.name, **config.method.options)
+    if not requires.labels and not config.data.mixup and not config.teacher.cross_fit:
         changes: dict[str, Any] = {"data.mixup": MIXUP}
         if config.teacher.by_recipe().mixup is None and not is_given(config.teacher.model):
             changes["teacher.mixup"] = 0.0  # the same teacher as before; it only serves again
@@ -197,7 +203,7 @@ def _larger_student(m: Measured, config: RunConfig) -> Remedy:
 
 
 def _more_views(m: Measured, config: RunConfig) -> Remedy:
-    return _softer(m, config) if not config.data.mixup else _more_steps(m, config)
+    return _more_steps(m, config) if config.data.mixup or config.teacher.cross_fit else _softer(m, config)
 
 
 def _more_seeds(m: Measured, config: RunConfig) -> Remedy:

@@ -49,9 +49,10 @@ def check_labels(config: RunConfig, source: Source, task: str) -> None:
     why = "these images may have several labels"
     if task == "distill":
         allowed = [n for n in methods.names() if n != "none" and methods.load_class(n).requires.multi_label]
-        if not methods.load_class(name).requires.multi_label:
+        if not methods.requires(name, **options).multi_label:
+            settings = " with these settings" if name in allowed else ""
             raise UsageError(
-                f"method {name!r} needs one class per image, and {why}",
+                f"method {name!r}{settings} needs one class per image, and {why}",
                 where=source.location,
                 allowed=f"methods for several labels: {', '.join(allowed)}",
                 remedy="--method kd",

@@ -68,6 +68,7 @@ class CheckedTeacher:
             "preprocess": ", ".join(str(m.preprocess) for m in self.members),
             "bands": str(self.bands),
             "symmetries": str(self.symmetries),
+            "folds": "" if self.folds is None else hashlib.sha256(self.folds.tobytes()).hexdigest(),
         }
 
     def live(self, machine: Machine, taps: Sequence[str]) -> LiveTeacher:
