@@ -181,7 +181,8 @@ def provenance(loaded: LoadedModel) -> dict[str, str | None]:
 
 
 def _refuse(config: RunConfig, keys: tuple[str, ...], why: str, remedy: str) -> None:
-    unused = [key for key in keys if getattr(config.teacher, key) not in (None, False)]
+    fields = type(config.teacher).model_fields
+    unused = [key for key in keys if getattr(config.teacher, key) != fields[key].default]
     if unused:
         raise UsageError(
             f"the teacher {config.teacher.model!r} {why}, so teacher.{unused[0]} would not be used", remedy=remedy
