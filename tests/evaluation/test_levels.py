@@ -149,3 +149,12 @@ def test_the_gain_of_a_label_is_that_of_its_average_precision() -> None:
     assert found[2].difference is None
     with pytest.raises(UsageError, match="do not fit"):
         class_gains(control, method[:1], targets)
+
+
+def test_a_class_that_was_not_drawn_is_not_the_worst() -> None:
+    """Everyone is right, and one class has a single image: a third of the draws lack it."""
+    labels = np.array([0] * 9 + [1])
+    right = np.where(np.eye(2)[labels] > 0, 4.0, -4.0)[None]
+    found = measure_levels({"control": right, "kd": right}, labels, compared=("control", "kd"), num_draws=60, seed=1)
+    level = found.arms["control"]["worst_class_recall"]
+    assert (level.value, level.low, level.high) == (1, 1, 1)
