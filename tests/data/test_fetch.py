@@ -193,6 +193,20 @@ def test_two_at_once_download_once(web, monkeypatch):
     assert (found, web.asked) == ([4] * 4, ["UCMerced_LandUse.zip"])
 
 
+def test_who_waits_touches_nothing(web, monkeypatch):
+    """The folder belongs to the one who has the lock and who removes it at the end: a race, so seen from inside."""
+    use(monkeypatch, web("uc-merced", published.uc_merced()), images=4, classes=2)
+    alone, before = fetch._alone, []
+
+    def watched(staging):
+        before.append(staging.exists())
+        return alone(staging)
+
+    monkeypatch.setattr(fetch, "_alone", watched)
+    assert len(open_named("uc-merced").items) == 4
+    assert before == [False]
+
+
 def test_packing_gives_the_same_bytes_again(tmp_path):
     pictures = [fetch.Picture(f"{k}.png", "ab"[k % 2], "train", lambda k=k: encoded(picture(k))) for k in range(4)]
     for name in ("1.zip", "2.zip"):

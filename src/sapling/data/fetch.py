@@ -66,7 +66,6 @@ def fetch(entry: NamedSet, target: Path, check: Callable[[Path], object]) -> Non
         raise DataError(f"{entry.name} must be downloaded by hand", where=str(target.parent), remedy=_by_hand(entry))
     staging = target.parent.parent / f".fetching-{entry.name}"
     try:
-        staging.mkdir(parents=True, exist_ok=True)
         with _alone(staging):
             if target.is_file():  # another process was quicker
                 return
@@ -115,7 +114,11 @@ def _again(entry: NamedSet) -> str:
 
 @contextmanager
 def _alone(staging: Path) -> Iterator[None]:
-    """Wait until no other process fetches the same set, where the system can lock files."""
+    """Wait until no other process fetches the same set, where the system can lock files; then make the folder.
+
+    Who is waited for removes the folder at its end, so nobody else may touch it before.
+    """
+    staging.parent.mkdir(parents=True, exist_ok=True)
     with staging.with_name(staging.name + ".lock").open("a") as file:
         try:
             import fcntl
@@ -123,7 +126,7 @@ def _alone(staging: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX)
         except (ImportError, OSError):
             pass
-        staging.mkdir(exist_ok=True)  # the one who was waited for has removed it
+        staging.mkdir(exist_ok=True)
         yield
 
 

@@ -386,10 +386,10 @@ def _cost(results: Mapping[str, Any], run: Run) -> dict[str, float]:
     total = teacher + students + forward + other + sum(phases.values())
     run.log(f"cost: teacher {duration(teacher)}, its answers {duration(forward)}, students {duration(students)}")
     return {
-        "teacher_seconds": round(teacher, 1),
-        "teacher_forward_seconds": round(forward, 1),
-        "student_seconds": round(students, 1),
-        "other_seconds": round(other, 1),
-        **({"phase_seconds": round(sum(phases.values()), 1)} if phases else {}),
-        "total_seconds": round(total, 1),
+        "teacher_seconds": round(teacher, 3),
+        "teacher_forward_seconds": round(forward, 3),
+        "student_seconds": round(students, 3),
+        "other_seconds": round(other, 3),
+        **({"phase_seconds": round(sum(phases.values()), 3)} if phases else {}),
+        "total_seconds": round(total, 3),
     }

@@ -132,8 +132,8 @@ def _results(
         "warnings": data_warnings(data),
         "cost": {
             "teacher_seconds": 0.0,
-            "student_seconds": round(record["seconds"], 1),
-            "other_seconds": round(shared["data"] + shared["evaluation"], 1),
-            "total_seconds": round(record["seconds"] + shared["data"] + shared["evaluation"], 1),
+            "student_seconds": round(record["seconds"], 3),
+            "other_seconds": round(shared["data"] + shared["evaluation"], 3),
+            "total_seconds": round(record["seconds"] + shared["data"] + shared["evaluation"], 3),
         },
     }
