@@ -40,10 +40,20 @@ def add_evidence(folder: Path, *, pictures: int = 3, onnx: bool = True) -> dict[
     ]
     if onnx:
         networks.append({"role": "student", "format": "onnx", "bytes": 401_000, **timed})
+    results["phases"] = {"denoiser": phase_card()}
     results["efficiency"] = {"device": "cpu", "precision": "fp32", "threads": 2, "networks": networks}
     path.write_text(json.dumps(results, ensure_ascii=False), encoding="utf-8")
     write_pictures(folder, results, pictures)
     return results
+
+
+def phase_card() -> dict[str, Any]:
+    """The card of a phase without a student, checked."""
+    buckets = ("0-100", "100-200", "200-400", "400-700", "700-1000")
+    losses = dict(zip(buckets, (0.97, 0.81, 0.6, 0.43, 0.31), strict=True))
+    measured = {"num_images": 600, "ae_r2": 0.953, "noise_loss": losses, "cosine_before": 0.78, "cosine_after": 0.86}
+    check = {"branches": {"feat": measured}, "problems": [], "passed": True}
+    return {"phase": "denoiser", "epochs": 72, "seconds": 81.2, "from_cache": False, "check": check}
 
 
 def bins(rng: np.random.Generator) -> dict[str, Any]:

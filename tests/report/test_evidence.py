@@ -13,13 +13,14 @@ from sapling.report import write_report
 from sapling.report.class_intervals import class_interval_figure
 from sapling.report.folder import read_run
 from sapling.report.gallery import MOST, gallery_section
+from sapling.report.phases import phase_section
 from sapling.report.reliability import pooled_bins
 from sapling.report.summary import summarise
 from tests.report.evidence import add_evidence, picture
 from tests.report.synthetic import make_run
 from tests.report.test_page import Reader, one_line, read, results
 
-NEW = ("calibration", "pictures", "efficiency")
+NEW = ("before", "calibration", "pictures", "efficiency")
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +43,36 @@ def test_the_new_sections_are_there_and_linked(full: Path) -> None:
     labels = [a["aria-label"] for t, a in page.tags if t == "svg" and a.get("class") == "drawing"]
     assert sum(label.startswith("Reliability of ") for label in labels) == 3
     assert sum(label.startswith("Confusion matrix") for label in labels) == 3
+
+
+def test_the_check_of_a_first_phase_is_drawn(full: Path) -> None:
+    page = read(full)
+    (label,) = [
+        a["aria-label"] for t, a in page.tags if t == "svg" and (a.get("aria-label") or "").startswith("Check of")
+    ]
+    assert "noise loss 0.97 at timesteps 0-100; 0.81 at timesteps 100-200" in (label or "")
+    assert "cosine to the clean feature 0.78 before and 0.86 after the steps" in (label or "")
+    assert (full / "figures" / "phase_denoiser_feat.svg").exists()
+    text = one_line(page.text)
+    assert "It passed: the frozen parts" in text
+    assert "72 epochs on the teacher alone" in text
+    assert re.search(r"explains 95.3\s?% of the teacher", text)
+
+
+def test_a_phase_that_failed_its_check_says_why(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", classes=3, seeds=2, epochs=2)
+    results = add_evidence(run)
+    check = results["phases"]["denoiser"]["check"]
+    check["problems"] = ["The denoiser does <b>not</b> denoise."]
+    results["phases"] |= {"odd": {"check": {"branches": {"feat": [1], "logit": {"noise_loss": {"0-1": "x"}}}}}, "n": 3}
+    (run / "results.json").write_text(json.dumps(results))
+    section = phase_section(summarise(read_run(run)))
+    assert section
+    assert (section["passed"], len(section["figures"])) == (False, 1)
+    write_report(run)
+    page = read(run)
+    assert "The denoiser does <b>not</b> denoise." in page.text
+    assert "It passed: the frozen" not in page.text
 
 
 def test_pictures_are_inside_the_page_and_names_are_text(full: Path) -> None:

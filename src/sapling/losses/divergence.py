@@ -141,7 +141,7 @@ def standardize_logits(logits: Tensor, eps: float = 1e-7) -> Tensor:
     Unchanged by ``z -> a z + b`` for a > 0 (up to eps): the student need not copy the scale of the teacher.
 
     Args:
-        logits: ``[B,K]``.
+        logits: ``[B,K]``; of a map ``[B,K,H,W]`` each position is standardised alone.
         eps: keeps equal logits finite.
     """
     values = full_precision(logits)

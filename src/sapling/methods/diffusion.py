@@ -29,8 +29,8 @@ from sapling.blocks import (
     projector,
 )
 from sapling.errors import ConfigError, MethodError
-from sapling.losses.divergence import kl_divergence, spatial_kl
-from sapling.methods.base import Method, MethodConfig, Requires
+from sapling.losses.divergence import kl_divergence, spatial_kl, standardize_logits
+from sapling.methods.base import Method, MethodConfig, Requires, warmup
 from sapling.methods.denoising import examine_branch, judge_branch
 from sapling.types import Batch, Outputs, PairInfo, Phase, Step, Taps
 
@@ -56,6 +56,11 @@ class DiffusionConfig(MethodConfig):
         None, ge=8, le=8192, description="channels of the latent; None: half of the teacher's, 64 to 1,024"
     )
     denoise_steps: int = Field(5, ge=1, le=50, description="steps of the chain; each costs a pass through the denoiser")
+    gamma_floor: float = Field(
+        0.0, ge=0, lt=1, description="least share of the student's latent in what is cleaned; 0: the adapter alone says"
+    )
+    normalise: bool = Field(False, description="standardise latents over channels, per position, before the distance")
+    warmup_share: float = Field(0.0, ge=0, lt=1, description="share of training in which the distance's weight rises")
     denoiser: bool = Field(True, description="false: the same projection and loss without denoiser, an ablation")
     joint: bool = Field(False, description="train everything at once, as DiffKD; false: denoiser first, then frozen")
     phase1_epochs: int | None = Field(
@@ -74,6 +79,8 @@ class DiffusionConfig(MethodConfig):
         if len(set(self.branches)) != len(self.branches):
             raise ValueError(f"branches: {', '.join(self.branches)}: each at most once; allowed: feat, logit")
         unused = [k for k in OF_FIRST_PHASE if getattr(self, k) != type(self).model_fields[k].default]
+        if self.gamma_floor and not self.denoiser:
+            raise ValueError("gamma_floor: changes nothing while denoiser is false")
         if self.joint and unused:
             raise ValueError(f"{unused[0]}: changes nothing while joint is true, as there is only one phase")
         return self
@@ -89,6 +96,7 @@ class Branch(nn.Module):
         latent: L, channels of what is compared.
         kernel_size: 3 for maps, 1 for logits.
         steps: of the chain.
+        gamma_floor: least gamma.
     """
 
     def __init__(
@@ -100,6 +108,7 @@ class Branch(nn.Module):
         *,
         kernel_size: int,
         steps: int,
+        gamma_floor: float = 0.0,
     ) -> None:
         super().__init__()
         self.autoencoder = autoencoder
@@ -108,6 +117,7 @@ class Branch(nn.Module):
         self.noise_adapter = NoiseAdapter(latent, kernel_size) if denoiser is not None else None
         self.projector = projector(latent)
         self.schedule = DiffusionSchedule(steps)
+        self.gamma_floor = gamma_floor
 
     def encode(self, teacher: Tensor) -> Tensor:
         """The teacher's latent ``[B,L,H,W]``."""
@@ -120,7 +130,7 @@ class Branch(nn.Module):
         """
         x = self.translator(student)
         if self.denoiser is not None and self.noise_adapter is not None:
-            gamma = self.noise_adapter(x)
+            gamma = self.gamma_floor + (1 - self.gamma_floor) * self.noise_adapter(x)
             drawn = torch.randn_like(x) if noise is None else noise
             x = self.schedule.denoise(blend(x, drawn, gamma), self.denoiser)
         refined: Tensor = self.projector(x)
@@ -183,7 +193,13 @@ class DiffusionMethod(Method):
             kernel = 3 if name == FEAT else 1
             channels = shapes[name][0][0]
             self.branches[name] = Branch(
-                autoencoder, denoiser, channels, latent, kernel_size=kernel, steps=config.denoise_steps
+                autoencoder,
+                denoiser,
+                channels,
+                latent,
+                kernel_size=kernel,
+                steps=config.denoise_steps,
+                gamma_floor=config.gamma_floor,
             )
         self._grids: dict[str, tuple[int, int]] = {
             name: (min(own[1], theirs[1]), min(own[2], theirs[2])) for name, (own, theirs) in shapes.items()
@@ -205,6 +221,8 @@ class DiffusionMethod(Method):
             student, target = self.pair(student, teacher)
         for name, branch in self._each():
             found = self._branch_terms(name, branch, student, target, step, wanted)
+            if "diffkd" in found:
+                found["diffkd"] = found["diffkd"] * warmup(step, self.config.warmup_share)
             for term, value in found.items():
                 terms[term] = terms[term] + value if term in terms else value
         return terms
@@ -294,6 +312,8 @@ class DiffusionMethod(Method):
 
     def _distance(self, name: str, student: Tensor, teacher: Tensor) -> Tensor:
         c = self.config
+        if c.normalise:
+            student, teacher = standardize_logits(student), standardize_logits(teacher)
         if name == LOGIT:
             return kl_divergence(student, teacher, c.temperature)
         if c.feat_loss == "mse":

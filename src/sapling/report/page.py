@@ -15,6 +15,7 @@ from sapling.report.efficiency import efficiency_section
 from sapling.report.folder import read_run
 from sapling.report.gallery import gallery_section
 from sapling.report.levels import level_table
+from sapling.report.phases import phase_section
 from sapling.report.summary import Summary, class_table, confusion_changes, metric_rows, summarise
 from sapling.report.svg import Drawing
 
@@ -63,9 +64,9 @@ def _content(summary: Summary) -> tuple[dict[str, Any], list[Drawing]]:
         classes["profile"] = None if spans else keep(class_figures.class_profile_figure(table))
         classes["open"] = len(table.names) <= OPEN_CLASSES
     confusion = _confusion(summary)
-    calibration = reliability.reliability_section(summary)
+    calibration, before = reliability.reliability_section(summary), phase_section(summary)
     drawings += [c["drawing"] for c in confusion["matrices"]] if confusion else []
-    drawings += [f["drawing"] for f in calibration["figures"]] if calibration else []
+    drawings += [f["drawing"] for part in (calibration, before) if part for f in part["figures"]]
     content = {
         "name": wording.clean(results.get("name") or record.folder.resolve().name),
         "created": str(results.get("finished") or results.get("created") or "")[:10],
@@ -85,6 +86,7 @@ def _content(summary: Summary) -> tuple[dict[str, Any], list[Drawing]]:
         "certainty": sections.certainty(summary),
         "diagnosis": diagnosis_section(summary),
         "curves": curves,
+        "before": before,
         "classes": classes,
         "confusion": confusion,
         "calibration": calibration,

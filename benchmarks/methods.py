@@ -1,0 +1,264 @@
+"""Claim: what each method gains over the same student without a teacher, on dev images; equal trials for all.
+
+    python benchmarks/methods.py FOLDER SET[:TEACHER] [SEED ..] [--arms NAME,NAME ..]
+
+SET is one of ``sets.py``; TEACHER a folder of a trained network, or nothing: a ResNet-18 is then trained from scratch
+and kept in FOLDER. For each seed one pass trains cnn3 alone and with every arm on the same batches. What is done is
+kept in FOLDER, so that a later call goes on and may add arms; their control is then trained again and must be the same
+to the bit. ``results/methods.json`` collects gains with intervals (the verdict's model), mean ranks and step costs.
+Test images are never opened.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sets import open_dev
+
+from sapling import methods
+from sapling.config import RunConfig, build
+from sapling.data.loader import Dataset
+from sapling.engine.trainer import Member, PassSettings, fit
+from sapling.errors import RunError
+from sapling.evaluation.metrics import classification_metrics
+from sapling.evaluation.verdict import compare
+from sapling.models.load import load_model, save_model
+from sapling.models.tapped import TappedModel
+from sapling.record import Run, environment, write_json
+from sapling.screen import Screen
+from sapling.teachers.live import LiveTeacher
+from sapling.workflows.passes import (
+    TEACHER_STREAM,
+    Machine,
+    groups_of,
+    logits_of,
+    make_member,
+    optim_settings,
+    prepare_machine,
+)
+from sapling.workflows.phases import prepare_phases
+
+HERE = Path(__file__).parent
+TEACHER, STUDENT = "resnet18", "sapling_cnn3"
+TEACHER_EPOCHS = {"aid": 60, "eurosat": 30, "trees": 60}
+STUDENT_EPOCHS = {"aid": 40, "eurosat": 30, "trees": 40}
+CONTROL = "control"
+ARMS: dict[str, tuple[str, dict[str, Any]]] = {
+    "kd": ("kd", {}),
+    "kd, standardised": ("kd", {"temperature": 2, "standardize": True, "weights": {"ce": 0.1, "kd": 9}}),
+    "dkd": ("dkd", {}),
+    "dist": ("dist", {}),
+    "fdbd": ("fdbd", {}),
+    "fdbd, no denoiser": ("fdbd", {"denoiser": False}),
+    "fdbd, weight 5": ("fdbd", {"weights": {"diffkd": 5}}),
+    "fdbd, normalised": ("fdbd", {"normalise": True}),
+    "fdbd, gamma floor 0.5": ("fdbd", {"gamma_floor": 0.5}),
+    "fdbd, stage3": ("fdbd", {"tap": "stage3"}),
+    "fdbd, warm-up": ("fdbd", {"warmup_share": 0.2}),
+    "fdbd, 2 steps": ("fdbd", {"denoise_steps": 2}),
+    "fdbd, latent 64": ("fdbd", {"ae_channels": 64}),
+    "diffkd": ("diffkd", {}),
+    "at": ("at", {}),
+    "sp": ("sp", {}),
+    "rkd": ("rkd", {}),
+    "pkt": ("pkt", {}),
+    "fitnet": ("fitnet", {}),
+    "vkd": ("vkd", {}),
+    "srrl": ("srrl", {}),
+    "reviewkd": ("reviewkd", {}),
+}
+
+
+def settings(data: Dataset) -> RunConfig:
+    """Default settings of training; the data are opened by ``sets.py``."""
+    return build({"data": {"source": data.source.name, "img_size": data.img_size}})
+
+
+def train(
+    members: list[Member], data: Dataset, machine: Machine, epochs: int, teacher: LiveTeacher | None = None
+) -> dict[str, float]:
+    """One pass at batch size 64: seconds."""
+    how = PassSettings("pass", epochs, 64, members[0].seed, machine.device, machine.bf16, True)
+    return fit(members, data, how, teacher=teacher)
+
+
+def answers(model: TappedModel, data: Dataset, config: RunConfig, machine: Machine) -> NDArray[np.float32]:
+    """Logits on dev, ``[n,K]``."""
+    logits, _ = logits_of(model.eval(), data, "val", config, machine)
+    return np.asarray(logits, dtype=np.float32)
+
+
+def open_teacher(folder: Path, name: str, data: Dataset, config: RunConfig, machine: Machine) -> Path:
+    """A teacher's folder; trained where there is none."""
+    place = folder / name / "teacher"
+    if (place / "figures.json").exists():
+        return place
+    epochs = TEACHER_EPOCHS[name]
+    member = make_member(
+        data,
+        name="teacher",
+        arm="teacher",
+        seed=TEACHER_STREAM,
+        architecture=TEACHER,
+        pretrained=False,
+        method="none",
+        options={},
+        optim=optim_settings(config, data, epochs=epochs, pretrained=False),
+        imbalance=("none", 1.0),
+    )
+    clock = train([member], data, machine, epochs)
+    student = member.student
+    save_model(
+        place,
+        student.model,
+        architecture=TEACHER,
+        classes=data.classes,
+        preprocess=student.preprocess,
+        multi_label=False,
+    )
+    figures = classification_metrics(answers(student, data, config, machine), data.labels("val"), data.num_classes)
+    write_json(place / "figures.json", {"top1": figures["top1"], "epochs": epochs, "seconds": sum(clock.values())})
+    print(f"{name}: teacher {figures['top1']:.3f} on dev after {sum(clock.values()):.0f} s", flush=True)
+    return place
+
+
+def one_pass(
+    place: Path, arms: dict[str, Any], seed: int, data: Dataset, config: RunConfig, machine: Machine, folder: Path
+) -> None:
+    """Control and arms of a seed; their answers and seconds go to ``place``."""
+    loaded = load_model(folder)
+    identity = {"sha256": hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest(), "preprocess": "own"}
+    wanted = {tap for method, options in arms.values() for tap in methods.taps(method, **options).teacher}
+    live = LiveTeacher(
+        TappedModel(loaded.model, loaded.preprocess, sorted(wanted)),
+        device=machine.device,
+        bf16=machine.bf16,
+        channels_last=True,
+    )
+    epochs = STUDENT_EPOCHS[place.parent.name.partition("@")[0]]
+    optim = optim_settings(config, data, epochs=epochs, pretrained=False)
+    members = [
+        make_member(
+            data,
+            name=name,
+            arm=name,
+            seed=seed,
+            architecture=STUDENT,
+            pretrained=False,
+            method=method,
+            options=dict(options),
+            optim=optim,
+            teacher=live,
+            imbalance=("none", 1.0),
+        )
+        for name, (method, options) in {CONTROL: ("none", {}), **arms}.items()
+    ]
+    for member in members:
+        if member.method.phases()[0].uses_student:
+            continue
+        # one folder for each: it also holds what its first phase made, and the check of that
+        with Run(
+            place.parent / "phases" / member.name.replace(", ", "-").replace(" ", "-"), config, task="distill"
+        ) as run:
+            run.say = lambda line: print(f"  {line}", flush=True)
+            prepare_phases(
+                run,
+                member.method,
+                data,
+                machine,
+                optim,
+                teacher=live,
+                teacher_identity=identity,
+                screen=Screen(quiet=True),
+            )
+    started = time.perf_counter()
+    clock = train(members, data, machine, epochs, live)
+    for member in members:
+        target = place / f"{member.name}.npz"
+        found = answers(member.student, data, config, machine)
+        if member.name == CONTROL and target.exists():
+            if not np.array_equal(found, np.load(target)["logits"]):
+                raise RunError("the control is not the one of the first call", where=str(target))
+            continue
+        place.mkdir(parents=True, exist_ok=True)
+        seconds = clock[member.name]
+        np.savez(target, logits=found, seconds=seconds, teacher=clock["teacher"], control=clock[CONTROL])
+        top1 = float((found.argmax(1) == data.labels("val")).mean())
+        print(f"  {place.parent.name} seed {seed}: {member.name} {100 * top1:.1f}, {seconds:.0f} s", flush=True)
+    print(f"{place.parent.name} seed {seed}: {time.perf_counter() - started:.0f} s", flush=True)
+
+
+def summary(place: Path, data: Dataset) -> dict[str, Any]:
+    """Gains of every arm over the control, over the seeds that both have."""
+    labels, groups = data.labels("val"), groups_of(data, "val")
+    found: dict[str, dict[int, Any]] = {}
+    for file in sorted(place.glob("seed*/*.npz")):
+        found.setdefault(file.stem, {})[int(file.parent.name.removeprefix("seed"))] = dict(np.load(file))
+    correct = {arm: {s: v["logits"].argmax(1) == labels for s, v in seeds.items()} for arm, seeds in found.items()}
+    ranks: dict[str, list[int]] = {}
+    for seed in correct[CONTROL]:
+        order = sorted((arm for arm in correct if seed in correct[arm]), key=lambda a: -correct[a][seed].mean())
+        for rank, arm in enumerate(order):
+            ranks.setdefault(arm, []).append(rank + 1)
+    rows = {}
+    for arm, seeds in correct.items():
+        shared = sorted(seeds)
+        row: dict[str, Any] = {
+            "seeds": shared,
+            "top1": float(np.mean([seeds[s].mean() for s in shared])),
+            "mean_rank": float(np.mean(ranks[arm])),
+        }
+        if arm != CONTROL:
+            control = np.stack([correct[CONTROL][s] for s in shared])
+            verdict = compare(control, np.stack([seeds[s] for s in shared]), labels=labels, groups=groups)
+            cost = float(np.median([found[arm][s]["seconds"] / found[arm][s]["control"] for s in shared]))
+            row |= {
+                "gain": verdict.difference,
+                "low": verdict.low,
+                "high": verdict.high,
+                "outcome": verdict.outcome,
+                "step_cost": cost,
+            }
+        rows[arm] = row
+    return rows
+
+
+def main() -> None:
+    """Go on where the last call stopped."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("set")
+    parser.add_argument("seeds", type=int, nargs="*", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--arms", help="names with ';' between them; all by default")
+    given = parser.parse_args()
+    name, _, teacher = given.set.partition(":")
+    arms = {arm: ARMS[arm] for arm in given.arms.split(";")} if given.arms else ARMS
+    data = open_dev(name)
+    config = settings(data)
+    machine = prepare_machine(config)
+    folder = Path(teacher) if teacher else open_teacher(given.folder, name, data, config, machine)
+    place = given.folder / (f"{name}@{folder.parent.name}" if teacher else name)
+    for seed in given.seeds:
+        missing = {arm: ARMS[arm] for arm in arms if not (place / f"seed{seed}" / f"{arm}.npz").exists()}
+        if missing:
+            one_pass(place / f"seed{seed}", missing, seed, data, config, machine, folder)
+    target = HERE / "results" / "methods.json"
+    kept = json.loads(target.read_text(encoding="utf-8"))["sets"] if target.exists() else {}
+    kept[place.name] = summary(place, data)
+    write_json(target, {"sets": kept, "environment": environment()})
+    for arm, row in sorted(kept[place.name].items(), key=lambda r: -r[1]["top1"]):
+        gain = (
+            f"{100 * row['gain']:+.1f} ({100 * row['low']:+.1f} to {100 * row['high']:+.1f})" if "gain" in row else ""
+        )
+        print(f"{arm:24} {100 * row['top1']:.1f} {gain} seeds {row['seeds']}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,108 @@
+"""The real sets that methods are developed on, each with one fixed split: choices are made on dev, never on test.
+
+    python benchmarks/sets.py            check that files and splits are those of splits.json
+    python benchmarks/sets.py --write    after a set was added: write splits.json anew
+
+``splits.json`` fixes train, dev and test of every set by the hash of the file and the fingerprint of the split. In the
+benchmarks ``dev`` is what the library calls ``val``. Only ``final_*.py`` may ask for test images, through
+:func:`open_test`, which writes each opening into ``results/test_openings.jsonl``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from sapling.data.loader import Dataset, load_data
+from sapling.data.splits import Split
+from sapling.record import now, write_json
+from sapling.workflows.gate import some
+
+HERE = Path(__file__).parent
+SPLITS, OPENINGS = HERE / "splits.json", HERE / "results" / "test_openings.jsonl"
+SETS: dict[str, dict[str, Any]] = {
+    "digits": {"file": "digits"},
+    "aid": {"file": "aid_100.zip", "img_size": 64, "views": "aerial", "val_share": 0.2, "test_share": 0.2},
+    "eurosat": {"file": "eurosat_rgb.zip", "img_size": 64, "views": "aerial"},
+    "trees": {"file": "street_trees_lidar.zip", "img_size": 64, "views": "light", "group_pattern": "(.+)_"},
+}
+SUBSETS = {"eurosat": (3000, 1500)}
+"""Images to train and for dev, where all of them would take hours on two cores."""
+
+
+def place_of(name: str) -> Path:
+    """The file of a set; digits come with scikit-learn."""
+    if SETS[name]["file"] == "digits":
+        return Path("digits")
+    root = os.environ.get("SAPLING_TEST_DATA")
+    if not root:
+        sys.exit(f"SAPLING_TEST_DATA does not name the folder of {SETS[name]['file']}")
+    return Path(root) / SETS[name]["file"]
+
+
+def open_dev(name: str, **changes: Any) -> Dataset:
+    """A set whose test images cannot be reached: its test part is empty.
+
+    Args:
+        name: of the set.
+        **changes: of the images' size or views; not of the split.
+    """
+    data = _opened(name, **changes)
+    for part, most in zip(("train", "val"), SUBSETS.get(name, ()), strict=False):
+        data = some(data, part, most)  # type: ignore[arg-type]
+    return replace(data, split=replace(data.split, test=data.split.test[:0]))
+
+
+def open_test(name: str, *, reason: str, **changes: Any) -> Dataset:
+    """A set whole; the opening is written down.
+
+    Args:
+        name: of the set.
+        reason: what is claimed, and by which script.
+        **changes: as of :func:`open_dev`.
+    """
+    if not Path(sys.argv[0]).name.startswith("final_"):
+        sys.exit(f"{sys.argv[0]} asks for the test images of {name}: only benchmarks/final_*.py may")
+    data = _opened(name, **changes)
+    OPENINGS.parent.mkdir(exist_ok=True)
+    with OPENINGS.open("a", encoding="utf-8") as file:
+        file.write(json.dumps({"set": name, "when": now(), "script": Path(sys.argv[0]).name, "reason": reason}) + "\n")
+    return data
+
+
+def described(name: str, split: Split) -> dict[str, Any]:
+    """What ``splits.json`` holds of a set."""
+    if (place := place_of(name)).exists():
+        with place.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    else:
+        digest = "of scikit-learn"
+    parts = {part: len(split.part(part)) for part in ("train", "val", "test")}
+    return {"file": SETS[name]["file"], "sha256": digest, "split": split.fingerprint, **parts}
+
+
+def _opened(name: str, **changes: Any) -> Dataset:
+    settings = {k: v for k, v in SETS[name].items() if k != "file"}
+    data = load_data(str(place_of(name)), **{**settings, **changes})
+    known = json.loads(SPLITS.read_text(encoding="utf-8")).get(name) if SPLITS.exists() else None
+    if known != (found := described(name, data.split)) and "--write" not in sys.argv:
+        sys.exit(f"{name} is not the set that splits.json fixes:\n  known {known}\n  found {found}")
+    return data
+
+
+def main() -> None:
+    """Check, or write."""
+    found = {name: described(name, _opened(name).split) for name in SETS}
+    if "--write" in sys.argv:
+        write_json(SPLITS, found)
+    for name, card in found.items():
+        print(name, card)
+
+
+if __name__ == "__main__":
+    main()
