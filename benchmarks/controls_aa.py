@@ -15,9 +15,9 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from methods import CONTROL, STUDENT, answers, settings, train
 from sets import open_dev
 
+from methods import CONTROL, STUDENT, answers, settings, train
 from sapling.evaluation.verdict import compare
 from sapling.record import environment, write_json
 from sapling.workflows.passes import groups_of, make_member, optim_settings, prepare_machine
@@ -64,9 +64,8 @@ def main() -> None:
             verdicts.append(compare(correct[seeds[:size]], correct[seeds[size:]], labels=labels, groups=groups))
         wrong = float(np.mean([v.outcome != "no difference shown" for v in verdicts]))
         rows[str(size)] = {"wrong": wrong, "width": float(np.median([v.high - v.low for v in verdicts])) / 2}
-        print(
-            f"{name}, {size} seeds against {size}: wrong {100 * wrong:.1f} %, half width {100 * rows[str(size)]['width']:.1f}"
-        )
+        width = 100 * rows[str(size)]["width"]
+        print(f"{name}, {size} seeds against {size}: wrong {100 * wrong:.1f} %, half width {width:.1f}")
     target = HERE / "results" / "controls_aa.json"
     kept_rows = json.loads(target.read_text(encoding="utf-8"))["sets"] if target.exists() else {}
     top1 = correct.mean(1)
