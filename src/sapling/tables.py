@@ -307,12 +307,10 @@ def show_methods(name: str | None, *, as_json: bool) -> None:
     """List all methods, or explain one."""
     from rich.text import Text
 
-    from sapling.methods import catalogue, check_config
-    from sapling.methods.combination import split_name
-    from sapling.methods.registry import entry
+    from sapling.methods.registry import catalogue, entry
 
     entries = catalogue()
-    if name is not None and len(split_name(name)) > 1 and not check_config(name, {}):
+    if name is not None and "+" in name:
         entries[name] = entry(name)
     if name is not None and name not in entries:
         raise UsageError(f"no method is named {name!r}", allowed=", ".join(entries), remedy=nearest(name, entries))

@@ -21,7 +21,7 @@ from sapling.methods.weights import LABEL_TERM
 
 SIGN = "+"
 WEIGHT = "weight"
-WEIGHT_SCHEMA = {
+WEIGHT_SCHEMA: dict[str, Any] = {
     "type": "number",
     "exclusiveMinimum": 0,
     "maximum": 1e6,

@@ -115,7 +115,7 @@ class Combined(Method):
             wanted = tuple(t for t in own.terms or part.terms if t != LABEL_TERM and step.wants(called[t]))
             if wanted:
                 found = part(student, teacher, batch, Step(own.name, step.epoch, step.progress, wanted))
-                terms |= {called[term]: found[term] for term in wanted if term in found}
+                terms |= {called[term]: value for term, value in found.items() if term in wanted}
         return terms
 
     def phases(self) -> list[Phase]:
@@ -269,9 +269,8 @@ def _combine(parts: tuple[tuple[str, type[Method]], ...]) -> type[Combined]:
     if len(joint) != sum(t != LABEL_TERM for own in terms.values() for t in own) + (LABEL_TERM in joint):
         raise MethodError(f"method {SIGN.join(classes)!r}: two of its terms would have one name: {', '.join(joint)}")
     alphas = [part.default_alpha for part in classes.values() if part.default_alpha is not None]
-    blocks: dict[str, Any] = {
-        name: (_block(name, part), Field(default_factory=_block(name, part))) for name, part in parts
-    }
+    made = {name: _block(name, part) for name, part in parts}
+    blocks: dict[str, Any] = {name: (block, Field(default_factory=block)) for name, block in made.items()}
     content = {
         "__module__": __name__,
         "__doc__": f"The methods {', '.join(classes)} at once.",
@@ -287,13 +286,12 @@ def _combine(parts: tuple[tuple[str, type[Method]], ...]) -> type[Combined]:
     return type("Combined", (Combined,), content)
 
 
-@functools.cache
 def _block(name: str, part: type[Method]) -> type[BaseModel]:
     """The settings of a part: its own, and the weight of its terms."""
     if WEIGHT in part.Config.model_fields:
         raise MethodError(f"method {name!r} has a setting {WEIGHT!r} of its own and cannot be a part of a combination")
     limits = {"gt": WEIGHT_SCHEMA["exclusiveMinimum"], "le": WEIGHT_SCHEMA["maximum"]}
-    weight: Any = (float, Field(WEIGHT_SCHEMA["default"], description=str(WEIGHT_SCHEMA["description"]), **limits))
+    weight: Any = (float, Field(WEIGHT_SCHEMA["default"], description=WEIGHT_SCHEMA["description"], **limits))
     block: type[BaseModel] = create_model(f"{name}Block", __base__=part.Config, **{WEIGHT: weight})
     return block
 
