@@ -79,7 +79,7 @@ def distill(config: RunConfig | None = None, *, screen: Screen | None = None, **
         config: all settings; or give blocks.
         screen: where progress is shown; quiet by default.
         blocks: ``data``, ``teacher``, ``student``, ``method``, ``train``, .. each a dict or its short form:
-            ``distill(data="photos.zip", teacher="resnet18", student="cnn3", method=["kd", "at"], train={"epochs": 9})``.
+            ``distill(data="photos.zip", teacher="resnet18", student="cnn3", method=["kd", "at"], train={"lr": 0.1})``.
 
     Returns:
         Folder and results; a run that is finished is read, not repeated.
