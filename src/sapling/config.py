@@ -295,10 +295,10 @@ class RunConfig(Block):
     def default_folder(self, task: str = "distill") -> str:
         """``runs/<data>-<student>-<method>``, or ``runs/<data>-<model>`` for plain training."""
         data = Path(self.data.source.rstrip("/\\")).stem or "data"
-        parts = [data, self.student.model.removeprefix("sapling_")]
+        parts = [[data], [self.student.model.removeprefix("sapling_")]]
         if task == "distill":
-            parts.append(self.method.arm)
-        return "runs/" + "-".join(re.sub(r"[^\w.]+", "_", p) for p in parts)
+            parts.append([arm_of(name) for name in split_name(self.method.name)])
+        return "runs/" + "-".join("+".join(re.sub(r"[^\w.]+", "_", p) for p in part) for part in parts)
 
 
 def build(blocks: Mapping[str, Any], *, where: str = "settings") -> RunConfig:

@@ -45,7 +45,7 @@ def test_one_setting_written_in_two_ways_is_one_run():
         )
     ]
     assert len({r.fingerprint() for r in runs}) == 1
-    assert {(r.method.arm, r.default_folder()) for r in runs} == {("kd+at", "runs/x-cnn3-kd_at")}
+    assert {(r.method.arm, r.default_folder()) for r in runs} == {("kd+at", "runs/x-cnn3-kd+at")}
     other = build({"data": "x", "method": {"name": "kd+at", "kd": {"temperature": 3}}})
     assert other.fingerprint() != runs[0].fingerprint()
 

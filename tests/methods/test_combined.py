@@ -125,8 +125,9 @@ def test_parts_that_cannot_stand_together(tmp_path):
     wrap = "\n    def deployable(self, student):\n        return nn.Sequential(student, nn.Identity())\n"
     stages = "\n    def phases(self):\n        return [Phase('warm', 1), Phase('train')]\n"
     own = "\n    class Config(MethodConfig):\n        weight: float = Field(1.0, description='its own')\n"
+    label = "\n    def label_terms(self, student, batch, step):\n        return {}\n"
     files = {}
-    for file, extra in (("one", wrap), ("two", wrap), ("long", stages), ("heavy", own)):
+    for file, extra in (("one", wrap), ("two", wrap), ("long", stages), ("heavy", own), ("label", label)):
         files[file] = str(tmp_path / f"{file}.py")
         (tmp_path / f"{file}.py").write_text(shipping.format(extra=extra).replace("{{", "{").replace("}}", "}"))
     alone = build(f"kd+{files['one']}", one={"weight": 2.0})
@@ -136,6 +137,8 @@ def test_parts_that_cannot_stand_together(tmp_path):
         build(f"{files['one']}+{files['two']}")
     with pytest.raises(MethodError, match="long trains the student in phases of its own"):
         build(f"kd+{files['long']}")
+    with pytest.raises(MethodError, match="'label' has label_terms of its own"):
+        build(f"kd+{files['label']}")
     with pytest.raises(MethodError, match="has a setting 'weight' of its own"):
         build(f"kd+{files['heavy']}")
 

@@ -62,7 +62,7 @@ def wrong_parts(parts: Sequence[str]) -> list[str]:
         for key, count in Counter(keys).items()
         if count > 1 and key
     ]
-    reserved = [key for key in keys if key in ("name", *OF_THE_WHOLE) or "." in key]
+    reserved = [key for key in keys if key in ("name", "info", *OF_THE_WHOLE) or "." in key]
     problems += [f"{key!r} cannot be the name of a part: rename its file" for key in reserved]
     return problems
 

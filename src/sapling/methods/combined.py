@@ -21,6 +21,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, replace
+from inspect import getattr_static
 from typing import Any, ClassVar
 
 import torch
@@ -42,6 +43,15 @@ from sapling.methods.combination import (
 from sapling.methods.registry import load_class
 from sapling.methods.weights import LABEL_TERM
 from sapling.types import Batch, Outputs, PairInfo, Phase, Step, Taps
+
+HANDED_ON = frozenset(
+    {
+        *("taps", "requires_with", "softens_logits", "notes", "phases", "phase_inputs", "examine", "begin_phase"),
+        *("forward", "observations", "deployable", "weights", "weights_in", "active_terms", "train"),
+        *("pair", "constant", "class_numbers"),
+    }
+)
+"""What a part may do in its own way, because it is asked for it; a part with another way of its own is refused."""
 
 
 class Combined(Method):
@@ -287,7 +297,15 @@ def _combine(parts: tuple[tuple[str, type[Method]], ...]) -> type[Combined]:
 
 
 def _block(name: str, part: type[Method]) -> type[BaseModel]:
-    """The settings of a part: its own, and the weight of its terms."""
+    """The settings of a part: its own, and the weight of its terms.
+
+    Raises:
+        MethodError: it does something in its own way that no combination would ask it for.
+    """
+    usual = {hook for hook in vars(Method) if not hook.startswith("_") and callable(getattr(Method, hook))}
+    own = [hook for hook in sorted(usual - HANDED_ON - {"Config"}) if getattr_static(part, hook) != vars(Method)[hook]]
+    if own:
+        raise MethodError(f"method {name!r} has {', '.join(own)} of its own and cannot be a part of a combination")
     if WEIGHT in part.Config.model_fields:
         raise MethodError(f"method {name!r} has a setting {WEIGHT!r} of its own and cannot be a part of a combination")
     limits = {"gt": WEIGHT_SCHEMA["exclusiveMinimum"], "le": WEIGHT_SCHEMA["maximum"]}
