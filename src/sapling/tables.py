@@ -169,7 +169,7 @@ def print_plan(plan: Mapping[str, Any]) -> None:
     if "method" in plan:
         options = ", ".join(f"{k} {v}" for k, v in plan["method"].items() if k != "name")
         table.add_row("method", Text(f"{plan['method']['name']} {options}".strip()))
-        table.add_row("", Text("loss: " + " + ".join(f"{w:g} {t}" for t, w in plan["weights"].items() if w)))
+        table.add_row("", Text("loss: " + " + ".join(f"{w:g} {t}" for t, w in plan["weights"].items())))
     for note in plan.get("notes", ()):
         table.add_row("note", Text(note))
     for phase in plan.get("phases", ()):

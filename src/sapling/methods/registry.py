@@ -199,8 +199,10 @@ def _configure(name: str, config: dict[str, Any]) -> tuple[type[Method], MethodC
     try:
         return method, method.Config.model_validate(config)
     except ValidationError as error:  # a rule that no JSON schema can state
+        several = describe(method).get("parts", {})
         problems = [
-            ".".join([*map(str, e["loc"]), ""]) + e["msg"].removeprefix("Value error, ") for e in error.errors()
+            "".join(f"{part}." for part in e["loc"][:1] if part in several) + e["msg"].removeprefix("Value error, ")
+            for e in error.errors()
         ]
         raise ConfigError(f"settings of method {name!r}:\n" + "\n".join(f"  - {p}" for p in problems)) from None
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import yaml
 
 from sapling.config import RunConfig, build, override
-from sapling.methods.combination import OF_THE_WHOLE, key_of, split_name
+from sapling.methods.combination import key_of, split_name
 
 FLAGS = {
     "data.img_size": "--img-size",
@@ -54,13 +54,14 @@ def changed(config: RunConfig, changes: Mapping[str, Any]) -> RunConfig:
         ConfigError: the settings do not fit together.
     """
     blocks = override(config.model_dump(mode="json"), changes)
-    blocks["method"] = _without_none(blocks["method"])
+    parts = [key_of(part) for part in split_name(str(blocks["method"]["name"]))]
+    blocks["method"] = _without_none(blocks["method"], parts if len(parts) > 1 else ())
     return build(blocks)
 
 
-def _without_none(method: Mapping[str, Any]) -> dict[str, Any]:
-    """A ``method`` block without settings that are None, of parts of a combination too."""
-    kept = {k: _without_none(v) if isinstance(v, Mapping) and k not in OF_THE_WHOLE else v for k, v in method.items()}
+def _without_none(method: Mapping[str, Any], parts: Collection[str]) -> dict[str, Any]:
+    """A ``method`` block without settings that are None, those of ``parts`` too."""
+    kept = {k: _without_none(v, ()) if k in parts and isinstance(v, Mapping) else v for k, v in method.items()}
     return {k: v for k, v in kept.items() if v is not None}
 
 

@@ -46,7 +46,7 @@ def plan(config: RunConfig, *, task: str = "distill", screen: Screen | None = No
 
     Returns:
         ``data``, ``teacher``, ``student``, ``epochs``, ``seeds``, ``folder`` and ``estimated_seconds``; of ``distill``
-        also ``method``, the ``weights`` of its terms, and ``notes``: what the method says of these settings.
+        also ``method``, the ``weights`` of the students' terms, and ``notes``: what the method says of these settings.
     """
     screen = screen or Screen(quiet=True)
     check_names(config, task)
@@ -105,7 +105,8 @@ def plan(config: RunConfig, *, task: str = "distill", screen: Screen | None = No
             seconds += teacher_steps * _time_step(teacher, shape, batch, machine, train=True)
         method = _method(config, data, student, teachers if given else teachers * num)
         result["method"] = {"name": config.method.name, **config.method.options}
-        result["weights"], result["notes"] = method.weights, method_notes(config, epochs)
+        result["weights"] = method.weights_in(method.phases()[-1])
+        result["notes"] = method_notes(config, epochs)
         if phases := _phases(method, steps):
             result["phases"] = phases
             # once for all seeds; the method's own parts are taken to cost what the teacher's answers do
