@@ -109,6 +109,7 @@ def test_the_label_term_is_counted_once_and_is_the_controls():
         ("kd+at", {"kd": {"alpha": 0.5}, "weights": {"kd": 1}}, "weights.kd: given together with kd.alpha"),
         ("fdbd+kd", {"weights": {"diff": 0}}, "leaves the denoiser untrained"),
         ("fdbd+kd", {"fdbd": {"denoiser": False}, "weights": {"diff": 1}}, "weights.diff can do nothing"),
+        ("kd+nuclear", {"weights": {"nuclear_kd": 1}}, "weights.kd: base is none"),
         ("kd+at", {"kd": {"temprature": 1}, "at": {"weight": -1}}, r"kd.temprature[\s\S]*at.weight"),
         ("fdbd+kd", {"fdbd": {"joint": True, "phase1_epochs": 3}}, r"fdbd.*phase1_epochs: changes nothing"),
         ("kd+at", {"at": {"stages": ["stage2"], "teacher_stages": ["stage2", "stage3"]}}, "1 stages and 2 teacher"),

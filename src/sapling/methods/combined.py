@@ -69,7 +69,7 @@ class Combined(Method):
         """Build every part, then work out weights and phases.
 
         Raises:
-            ConfigError: settings of the whole and of a part contradict each other, or nothing has a weight.
+            ConfigError: settings contradict each other, or nothing has a weight.
             MethodError: the parts cannot be trained together; says which and why.
         """
         super().__init__(config, info)
@@ -77,7 +77,7 @@ class Combined(Method):
         start = torch.get_rng_state()
         for name, (part, settings) in self.parts_with(config).items():
             torch.set_rng_state(start)
-            self.parts[name] = part(self._handed_down(name, settings), info)
+            self.parts[name] = part(settings, info)
         self._weights = self._joined_weights()
         if not any(self._weights.values()):
             raise ConfigError(f"method {self.name!r}: every term has weight 0; there would be nothing to learn")
@@ -92,12 +92,37 @@ class Combined(Method):
 
     @classmethod
     def parts_with(cls, config: MethodConfig) -> dict[str, tuple[type[Method], MethodConfig]]:
-        """Every part with its settings, which are an instance of its own ``Config``."""
+        """Every part with its settings, an instance of its own ``Config``, and in them what is given for the whole.
+
+        So a part checks weights and alpha of the whole as its own.
+
+        Raises:
+            ConfigError: settings of the whole and of a part contradict each other.
+        """
         found = {}
         for name, part in cls.classes.items():
             given = getattr(config, name).model_dump(exclude_unset=True, exclude={WEIGHT})
-            found[name] = (part, part.Config.model_validate({**part.beside_others, **given}))
+            settings = part.Config.model_validate({**part.beside_others, **given})
+            found[name] = (part, settings.model_copy(update=cls._handed_down(config, name, settings)))
         return found
+
+    @classmethod
+    def _handed_down(cls, whole: MethodConfig, name: str, own: MethodConfig) -> dict[str, Any]:
+        """What alpha and weights of the whole change in the settings of a part."""
+        called, given = cls.called[name], whole.weights or {}
+        named = {term: given[joint] for term, joint in called.items() if term != LABEL_TERM and joint in given}
+        if whole.alpha is not None:
+            mine, other = "alpha", {"alpha": own.alpha, "weights": own.weights}
+        elif named:
+            mine, other = f"weights.{called[next(iter(named))]}", {"alpha": own.alpha}
+        else:
+            return {}
+        for key, value in other.items():
+            if value is not None:
+                raise ConfigError(f"method {cls.name!r}: {mine}: given together with {name}.{key}; give one of the two")
+        if whole.alpha is None:
+            return {"weights": {**(own.weights or {}), **named}}
+        return {"alpha": whole.alpha} if LABEL_TERM in called else {}
 
     @classmethod
     def taps(cls, config: MethodConfig) -> Taps:
@@ -192,26 +217,6 @@ class Combined(Method):
             return None, phase
         ((name, own),) = self._stage(phase.name).items()
         return self._part(name), own
-
-    def _handed_down(self, name: str, settings: MethodConfig) -> MethodConfig:
-        """The settings of a part, with what is given for the whole: the part then checks it as its own."""
-        whole, called = self.config, self.called[name]
-        if whole.alpha is not None:
-            if settings.alpha is not None or settings.weights is not None:
-                own = "alpha" if settings.alpha is not None else "weights"
-                raise ConfigError(f"method {self.name!r}: alpha: given together with {name}.{own}; give one of the two")
-            has_label = LABEL_TERM in called
-            return settings.model_copy(update={"alpha": whole.alpha}) if has_label else settings
-        given = whole.weights or {}
-        named = {term: given[joint] for term, joint in called.items() if term != LABEL_TERM and joint in given}
-        if not named:
-            return settings
-        if settings.alpha is not None:
-            term = called[next(iter(named))]
-            raise ConfigError(
-                f"method {self.name!r}: weights.{term}: given together with {name}.alpha; give one of the two"
-            )
-        return settings.model_copy(update={"weights": {**(settings.weights or {}), **named}})
 
     def _joined_weights(self) -> dict[str, float]:
         whole, weights = self.config, {}
