@@ -59,7 +59,7 @@ def distill(
     teacher_recipe: Annotated[
         str | None, typer.Option(help="Of teachers trained here: plain, or mixed (mixup, CutMix, average, 2 x epochs).")
     ] = None,
-    method: Annotated[str | None, typer.Option(help="See sapling methods.")] = None,
+    method: Annotated[str | None, typer.Option(help="See sapling methods; several at once: kd+at.")] = None,
     seeds: Annotated[int | None, typer.Option(help="How many replicates (3).")] = None,
     epochs: Epochs = None,
     teacher_epochs: Annotated[int | None, typer.Option(help="Epochs of a teacher that is trained here.")] = None,

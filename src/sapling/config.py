@@ -1,8 +1,8 @@
 """One pydantic model per YAML block. The library call, the YAML file and the flags all end here; no torch.
 
 A block may be written short: ``data: photos.zip`` is ``data: {source: photos.zip}``, ``teacher: resnet18`` is
-``teacher: {model: resnet18}``, ``method: kd`` is ``method: {name: kd}``, ``output: runs/x`` is
-``output: {folder: runs/x}``.
+``teacher: {model: resnet18}``, ``method: kd`` is ``method: {name: kd}``, ``method: [kd, at]`` is ``method: {name:
+kd+at}``, ``output: runs/x`` is ``output: {folder: runs/x}``.
 """
 
 from __future__ import annotations
@@ -29,11 +29,12 @@ from sapling.assignments import parse_assignment as parse_assignment
 from sapling.assignments import with_value
 from sapling.bands import parse_bands, parse_range
 from sapling.config_errors import explain
-from sapling.config_history import YOUNGER
+from sapling.config_history import YOUNGER, with_floats
 from sapling.data.listing import Columns
 from sapling.data.sources import VIEW_PRESETS
 from sapling.data.viewspec import checked_options, preset
 from sapling.errors import ConfigError, nearest
+from sapling.methods.combination import arm_of, key_of, opened, split_name
 from sapling.methods.validate import check_config
 
 RECIPES: dict[str, dict[str, float]] = {
@@ -232,12 +233,17 @@ class MethodBlock(BaseModel):
     """Name of the method, and its own settings beside it."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
-    name: str = Field("kd", description="see sapling methods")
+    name: str = Field("kd", description="see sapling methods; several at once: kd+at")
 
     @property
     def options(self) -> dict[str, Any]:
         """The block without ``name``: exactly the method's ``Config``."""
         return dict(self.model_extra or {})
+
+    @property
+    def arm(self) -> str:
+        """What the run calls its distilled students."""
+        return arm_of(self.name)
 
 
 class EvaluateConfig(Block):
@@ -280,9 +286,8 @@ class RunConfig(Block):
         go_on = {"teacher": {"accept_weak"}, "data": {"allow_leaks"}}
         content = self.model_dump(mode="json", exclude={"output": True, **go_on})
         # alpha: 1 and alpha: 1.0 are one setting
-        content["method"] = {
-            k: float(v) if isinstance(v, int) and not isinstance(v, bool) else v for k, v in content["method"].items()
-        }
+        parts = [key_of(part) for part in split_name(self.method.name)]
+        content["method"] = with_floats(content["method"], parts if len(parts) > 1 else ())
         for block, defaults in YOUNGER.items():
             content[block] = {k: v for k, v in content[block].items() if k not in defaults or v != defaults[k]}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
@@ -290,10 +295,10 @@ class RunConfig(Block):
     def default_folder(self, task: str = "distill") -> str:
         """``runs/<data>-<student>-<method>``, or ``runs/<data>-<model>`` for plain training."""
         data = Path(self.data.source.rstrip("/\\")).stem or "data"
-        parts = [data, self.student.model.removeprefix("sapling_")]
+        parts = [[data], [self.student.model.removeprefix("sapling_")]]
         if task == "distill":
-            parts.append(Path(self.method.name).stem)
-        return "runs/" + "-".join(re.sub(r"[^\w.]+", "_", p) for p in parts)
+            parts.append([arm_of(name) for name in split_name(self.method.name)])
+        return "runs/" + "-".join("+".join(re.sub(r"[^\w.]+", "_", p) for p in part) for part in parts)
 
 
 def build(blocks: Mapping[str, Any], *, where: str = "settings") -> RunConfig:
@@ -308,6 +313,7 @@ def build(blocks: Mapping[str, Any], *, where: str = "settings") -> RunConfig:
         if value is None:
             continue
         full[key] = {short: str(value)} if short and isinstance(value, str | Path) else value
+    full |= {"method": opened(full["method"])} if "method" in full else {}
     problems: list[str] = []
     config: RunConfig | None = None
     try:
@@ -349,6 +355,8 @@ def load(path: str | Path) -> dict[str, Any]:
 def override(blocks: Mapping[str, Any], assignments: Mapping[str, Any]) -> dict[str, Any]:
     """``blocks`` with ``{"train.lr": 0.1}``-style assignments applied; short forms are opened first."""
     result: dict[str, Any] = {k: dict(v) if isinstance(v, Mapping) else v for k, v in blocks.items()}
+    if isinstance(result.get("method"), list | tuple):
+        result["method"] = opened(result["method"])
     for path, value in assignments.items():
         block, _, key = path.partition(".")
         if not key:

@@ -1,10 +1,11 @@
-"""Settings that came after the first runs, with what they were before they could be set."""
+"""What keeps the fingerprint of settings: which came after the first runs, and which are written in two ways."""
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from typing import Any
 
-# At their defaults those runs go on, and print their results, as before.
+# With what they were before they could be set. At these defaults the first runs go on, and print their results.
 YOUNGER: dict[str, dict[str, Any]] = {
     "data": {
         "on_bad_image": "skip",
@@ -39,3 +40,13 @@ YOUNGER: dict[str, dict[str, Any]] = {
     "student": {"freeze_backbone": False},
     "deploy": {"latency_seconds": 1.0},
 }
+
+
+def with_floats(settings: Mapping[str, Any], parts: Collection[str]) -> dict[str, Any]:
+    """Whole numbers as floats (alpha: 1 and alpha: 1.0 are one setting), in the blocks of ``parts`` too."""
+    found: dict[str, Any] = {}
+    for key, value in settings.items():
+        if key in parts and isinstance(value, Mapping):
+            value = with_floats(value, ())
+        found[key] = float(value) if isinstance(value, int) and not isinstance(value, bool) else value
+    return found

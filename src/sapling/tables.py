@@ -169,6 +169,9 @@ def print_plan(plan: Mapping[str, Any]) -> None:
     if "method" in plan:
         options = ", ".join(f"{k} {v}" for k, v in plan["method"].items() if k != "name")
         table.add_row("method", Text(f"{plan['method']['name']} {options}".strip()))
+        table.add_row("", Text("loss: " + " + ".join(f"{w:g} {t}" for t, w in plan["weights"].items())))
+    for note in plan.get("notes", ()):
+        table.add_row("note", Text(note))
     for phase in plan.get("phases", ()):
         steps = f"{phase['epochs']} epochs, {phase['steps']:,} steps on the teacher alone"
         table.add_row("phase", Text(f"{phase['name']}: {steps}, once for all seeds"))
@@ -304,9 +307,11 @@ def show_methods(name: str | None, *, as_json: bool) -> None:
     """List all methods, or explain one."""
     from rich.text import Text
 
-    from sapling.methods import catalogue
+    from sapling.methods.registry import catalogue, entry
 
     entries = catalogue()
+    if name is not None and "+" in name:
+        entries[name] = entry(name)
     if name is not None and name not in entries:
         raise UsageError(f"no method is named {name!r}", allowed=", ".join(entries), remedy=nearest(name, entries))
     if as_json:
@@ -327,7 +332,7 @@ def show_methods(name: str | None, *, as_json: bool) -> None:
             console.print(Text.assemble((f"{label}  ", "dim"), str(e[label])))
     table = _table(("setting", "left"), ("default", "left"), ("meaning", "left"))
     for field, schema in e["fields"].items():
-        default = e["default_weights"] if field == "weights" else schema.get("default")
+        default = e["default_weights"] or None if field == "weights" else schema.get("default")
         table.add_row(*(Text(str(v)) for v in (field, default, schema.get("description", ""))))
     console.print(table)
 

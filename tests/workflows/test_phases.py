@@ -164,6 +164,20 @@ def test_what_is_damaged_is_noticed(world, tmp_path):
         prepare(world, tmp_path / "b", make(world))
 
 
+def test_a_combination_has_the_phase_of_its_part(world, tmp_path):
+    plain = make(world)
+    made, _ = prepare(world, tmp_path / "a", plain)
+    config, _, _ = world
+    torch.manual_seed(5)
+    own = {**config.method.options, "weight": 0.5}
+    whole = methods.build("kd+fdbd", plain.info, kd={"temperature": 2}, fdbd=own)
+    shared, said = prepare(world, tmp_path / "b", whole)
+    assert shared["denoiser"]["key"] == made["denoiser"]["key"]
+    assert shared["denoiser"]["from_cache"] is True
+    assert any("taken from the cache" in line for line in said)
+    assert same(parts(whole.parts["fdbd"]), parts(plain))
+
+
 def test_another_teacher_makes_another_phase(world, tmp_path):
     first, second = make(world), make(world)
     one, _ = prepare(world, tmp_path / "a", first)
@@ -269,12 +283,21 @@ def a_teacher(photos, tmp_path_factory):
     return sapling.train(data=data, student="cnn4", train=train, deploy={"onnx": False}, output=str(folder)).folder
 
 
+WHOLE = {"fdbd": METHOD, "diffkd": {"name": "diffkd", "ae_channels": 8}, "kd+fdbd": ["kd", {**METHOD, "weight": 0.5}]}
+
+
+@pytest.fixture(scope="module")
+def control(photos, a_teacher, tmp_path_factory):
+    plain = whole(photos, tmp_path_factory.mktemp("plain") / "r", a_teacher, "kd")
+    return digest(plain.folder / "members/control-s0/model.safetensors")
+
+
 # fdbd writes 2 checkpoints in its first phase and 2 in the pass, diffkd 2 in the pass
-@pytest.mark.parametrize(("name", "kills"), [("fdbd", (1, 3)), ("diffkd", (1,))])
+@pytest.mark.parametrize(("name", "kills"), [("fdbd", (1, 3)), ("diffkd", (1,)), ("kd+fdbd", (1, 3))])
 def test_a_run_that_was_killed_in_any_phase_ends_with_the_same_bits(
-    photos, a_teacher, tmp_path, monkeypatch, name, kills
+    photos, a_teacher, control, tmp_path, monkeypatch, name, kills
 ):
-    method = METHOD if name == "fdbd" else {"name": "diffkd", "ae_channels": 8}
+    method = WHOLE[name]
     straight = whole(photos, tmp_path / "straight", a_teacher, method)
     monkeypatch.setenv("SAPLING_CACHE", str(tmp_path / "other"))
     for kill in kills:
@@ -285,12 +308,21 @@ def test_a_run_that_was_killed_in_any_phase_ends_with_the_same_bits(
             with pytest.raises(KeyboardInterrupt):
                 whole(photos, tmp_path / "broken", a_teacher, method)
     broken = whole(photos, tmp_path / "broken", a_teacher, method)
-    files = ["members/control-s0", f"members/{name}-s0", *(["phases/denoiser"] if name == "fdbd" else [])]
+    files = ["members/control-s0", f"members/{name}-s0", *(["phases/denoiser"] if "fdbd" in name else [])]
     for file in files:
         ours, theirs = (r.folder / file / "model.safetensors" for r in (straight, broken))
         assert digest(ours) == digest(theirs), file
+    assert digest(straight.folder / "members/control-s0/model.safetensors") == control, "the method does not touch it"
     assert rows(straight) == rows(broken)
-    if name == "fdbd":
+    if name == "kd+fdbd":
+        taught = [row for row in rows(broken) if row["member"] == "kd+fdbd-s0"]
+        assert all(set(row["train"]) == {"ce", "kd", "diffkd", "loss"} for row in taught)
+        assert all({"ce", "kd", "diffkd", "total"} <= set(row["gradients"]) for row in taught)
+        weights = {"ce": 0.1, "kd": 0.9, "diffkd": 0.5, "diff": 1.0, "ae": 1.0}
+        assert broken.results["manifest"]["weights"] == weights
+        assert broken.results["manifest"]["method"] == "kd+fdbd"
+        assert "kd+fdbd" in (broken.folder / "report.html").read_text()
+    if "fdbd" in name:
         assert set(broken.results["phases"]) == {"denoiser"}
         assert broken.results["cost"]["phase_seconds"] > 0
         assert any("does not denoise" in w for w in broken.results["warnings"])

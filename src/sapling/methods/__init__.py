@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from sapling.methods.registry import build, catalogue, load_class, names, requires, taps
+from sapling.methods.registry import build, catalogue, load_class, names, parts, requires, taps
 from sapling.methods.validate import check_config
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ __all__ = [
     "load_class",
     "make_label_loss",
     "names",
+    "parts",
     "requires",
     "taps",
 ]

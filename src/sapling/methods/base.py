@@ -84,6 +84,7 @@ class Method(nn.Module):
         scales: natural size of a term's weight where it is not 1.
         config: the settings it was built with.
         info: what was known of the pair.
+        beside_others: defaults of its own settings that are others where it is a part of a combination.
         label_loss: what ``ce`` is instead of plain cross-entropy, or None; set by who builds the method.
         label_term: what the label term ``ce`` is called: ``bce`` where an image may have several labels.
     """
@@ -95,6 +96,7 @@ class Method(nn.Module):
     requires: ClassVar[Requires] = Requires()
     default_alpha: ClassVar[float | None] = None
     scales: ClassVar[Mapping[str, float]] = {}
+    beside_others: ClassVar[Mapping[str, Any]] = {}
     config: MethodConfig
     info: PairInfo
     label_loss: LabelLoss | None
@@ -162,6 +164,26 @@ class Method(nn.Module):
     def softens_logits(cls, config: MethodConfig) -> bool:
         """Whether ``config.temperature`` softens the teacher's logits before the student copies them."""
         return False
+
+    @classmethod
+    def parts_with(cls, config: MethodConfig) -> dict[str, tuple[type[Method], MethodConfig]]:
+        """The methods that it joins, with the settings of each; none for a method that stands alone."""
+        return {}
+
+    def separate(self) -> list[Method]:
+        """The methods whose phases before the students are trained each by itself: this one, or those it joins."""
+        return [self]
+
+    @classmethod
+    def notes(cls, config: MethodConfig, *, mixes: bool, epochs: int) -> list[str]:
+        """What a user should know before a run with these settings, in sentences; nothing by default.
+
+        Args:
+            config: an instance of ``Config``.
+            mixes: whether images are mixed (``data.mixup``, ``data.cutmix``).
+            epochs: of the students.
+        """
+        return []
 
     def phases(self) -> list[Phase]:
         """Stretches of training, in order; one over all terms by default."""

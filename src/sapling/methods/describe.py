@@ -14,6 +14,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from sapling.errors import MethodError
+from sapling.methods.combination import describe_combination
 from sapling.methods.weights import LABEL_TERM, default_weights
 
 if TYPE_CHECKING:
@@ -28,6 +29,9 @@ def describe(method: type[Method]) -> dict[str, Any]:
     Raises:
         MethodError: the class or its docstring is incomplete; says what is missing.
     """
+    joined: dict[str, type[Method]] = getattr(method, "classes", {})
+    if joined:
+        return describe_combination({name: describe(part) for name, part in joined.items()})
     problems = check_class(method)
     text = parse_docstring(sys.modules[method.__module__].__doc__ or "")
     problems += [f"the docstring of its file has no {key}" for key in ("title", "summary") if not text[key]]

@@ -21,7 +21,8 @@ Departures: rows have length 1, and S is divided by its largest value: the plain
     (Cui et al. 2021, fast BNM). Without normalise S is the plain norm / rows. Mode frobenius, the root mean squared
     length of a row, is constant when rows have length 1, so it needs normalise false. Few directions are no aim in
     themselves: to tell K classes apart takes K - 1, so look at the effective rank that is logged. To keep the
-    regulariser fixed while kd is weighed against the labels, give weights in place of alpha.
+    regulariser fixed while kd is weighed against the labels, give weights in place of alpha. As a part of a combination
+    (dist+nuclear) its base is none unless it is given.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -71,6 +72,7 @@ class Nuclear(Method):
     requires = Requires(labels=False, min_batch=8, multi_label=True)
     default_alpha = 0.1
     scales: ClassVar[Mapping[str, float]] = {"nuclear": 0.05}
+    beside_others: ClassVar[Mapping[str, Any]] = {"base": "none"}
 
     @classmethod
     def softens_logits(cls, config: MethodConfig) -> bool:

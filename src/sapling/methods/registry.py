@@ -5,7 +5,7 @@ A file of this folder that is not listed in ``NOT_METHODS`` is a method. ``catal
 ``describe`` says of each, so that listing and checking need no torch; it is made by
 ``python -m sapling.methods.generate``. Other packages offer methods in the entry point group
 ``sapling.methods`` (``name = "package.module"`` or ``"package.module:Class"``); a path that ends in ``.py``
-is a method, too.
+is a method, too. Names joined with ``+`` are a method made of these (see ``combination.py``).
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from sapling.errors import ConfigError, MethodError, nearest
+from sapling.methods.combination import SIGN, describe_combination, key_of, split_name
 
 if TYPE_CHECKING:
     from sapling.methods.base import Method, MethodConfig, Requires
@@ -33,6 +34,8 @@ NOT_METHODS = frozenset(
     {
         "__init__",
         "base",
+        "combination",
+        "combined",
         "denoising",
         "describe",
         "diffusion",
@@ -69,6 +72,9 @@ def entry(name: str) -> dict[str, Any]:
     Raises:
         MethodError: there is no such method, or it is incomplete.
     """
+    parts = split_name(name)
+    if len(parts) > 1:
+        return describe_combination({key_of(part): entry(part) for part in parts})
     known = _stored().get(name)
     if known is not None and name in built_in():
         return dict(known)
@@ -125,12 +131,32 @@ def requires(name: str, **config: Any) -> Requires:
     return method.requires_with(settings)
 
 
+def parts(name: str, **config: Any) -> list[tuple[str, type[Method], MethodConfig]]:
+    """The methods that a name joins: where in the ``method`` block their settings stand, class, settings.
+
+    Returns:
+        ``[("method", KD, ..)]`` for ``kd``; ``[("method.kd", KD, ..), ("method.at", AT, ..)]`` for ``kd+at``.
+
+    Raises:
+        MethodError: a method is unknown.
+        ConfigError: with every wrong setting at once.
+    """
+    method, settings = _configure(name, config)
+    joined = method.parts_with(settings)
+    return [(f"method.{part}", own, one) for part, (own, one) in joined.items()] or [("method", method, settings)]
+
+
 def load_class(name: str) -> type[Method]:
-    """Import the class of a method.
+    """Import the class of a method, or make that of several.
 
     Raises:
         MethodError: it is unknown, cannot be imported, or its file does not define exactly one method.
     """
+    joined = split_name(name)
+    if len(joined) > 1:
+        from sapling.methods.combined import combine
+
+        return combine(joined)
     if name.endswith(".py"):
         return _class_in(_import_file(Path(name)))
     if name in built_in():
@@ -153,6 +179,9 @@ def load_class(name: str) -> type[Method]:
 
 def unknown_method(name: str) -> str:
     """Say that there is no such method, with the nearest name."""
+    if "," in name:
+        joined = SIGN.join(part.strip() for part in name.split(","))
+        return f"unknown method {name!r}; several are joined with {SIGN}: {joined}"
     return f"unknown method {name!r}; {nearest(name, names())}".rstrip("; ")
 
 
@@ -170,7 +199,11 @@ def _configure(name: str, config: dict[str, Any]) -> tuple[type[Method], MethodC
     try:
         return method, method.Config.model_validate(config)
     except ValidationError as error:  # a rule that no JSON schema can state
-        problems = [e["msg"].removeprefix("Value error, ") for e in error.errors()]
+        several = describe(method).get("parts", {})
+        problems = [
+            "".join(f"{part}." for part in e["loc"][:1] if part in several) + e["msg"].removeprefix("Value error, ")
+            for e in error.errors()
+        ]
         raise ConfigError(f"settings of method {name!r}:\n" + "\n".join(f"  - {p}" for p in problems)) from None
 
 

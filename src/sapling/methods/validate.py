@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sapling.errors import MethodError, nearest
+from sapling.methods.combination import OF_THE_WHOLE, WEIGHT, WEIGHT_SCHEMA, split_name, wrong_parts
 from sapling.methods.registry import built_in, entry, names, unknown_method
 from sapling.methods.weights import check_weights
 
@@ -44,12 +45,15 @@ def check_config(name: str, options: Mapping[str, Any]) -> list[str]:
     Returns:
         Sentences such as ``temprature: unknown setting; did you mean 'temperature'?``; empty if all is well.
     """
-    if name.endswith(".py"):
-        return []
-    if name not in names():
-        return [f"name: {unknown_method(name)} allowed: {', '.join(names())}, or a path to a .py file"]
-    if name not in built_in():
-        return []
+    parts = split_name(name)
+    problems = [f"name: {p}" for p in (wrong_parts(parts) if len(parts) > 1 else ())]
+    problems += [
+        f"name: {unknown_method(part)} allowed: {', '.join(names())}, or a path to a .py file"
+        for part in parts
+        if part and not part.endswith(".py") and part not in names()
+    ]
+    if problems or any(part not in built_in() for part in parts):
+        return problems
     try:
         return check_options(entry(name), options)
     except MethodError as error:
@@ -58,6 +62,8 @@ def check_config(name: str, options: Mapping[str, Any]) -> list[str]:
 
 def check_options(described: Mapping[str, Any], options: Mapping[str, Any]) -> list[str]:
     """As ``check_config``, against a description that is at hand (see ``describe``)."""
+    if "parts" in described:
+        return _check_parts(described, options)
     fields: Mapping[str, Any] = described["fields"]
     problems: list[str] = []
     for key, value in options.items():
@@ -65,16 +71,51 @@ def check_options(described: Mapping[str, Any], options: Mapping[str, Any]) -> l
             problems += _check(str(key), value, fields[key])
         else:
             hint = nearest(str(key), fields) or f"allowed: {', '.join(fields)}"
+            if key == WEIGHT:
+                hint = "it is for the parts of a combination; of one method give alpha or weights"
             problems.append(f"{key}: unknown setting of method {described['name']!r}; {hint}")
-    if not any(p.startswith(("weights", "alpha")) for p in problems):
-        weights, alpha = options.get("weights"), options.get("alpha")
-        problems += check_weights(
-            described["terms"],
-            None if weights is None else {k: float(v) for k, v in weights.items()},
-            None if alpha is None else float(alpha),
-            described["default_weights"],
-        )
-    return problems
+    return problems + _check_weights(described, options, problems)
+
+
+def _check_parts(described: Mapping[str, Any], options: Mapping[str, Any]) -> list[str]:
+    """The settings of a combination: of the whole, and of each part."""
+    fields, parts, name = described["fields"], described["parts"], described["name"]
+    problems: list[str] = []
+    for key, value in options.items():
+        if key in OF_THE_WHOLE:
+            problems += _check(str(key), value, fields[key])
+        elif key not in parts:
+            owners = [f"{part}.{key}" for part in parts if f"{part}.{key}" in fields]
+            hint = f"it is a setting of its parts: {' or '.join(owners)}" if owners else nearest(str(key), parts)
+            hint = hint or f"allowed: {', '.join((*parts, *OF_THE_WHOLE))}"
+            problems.append(f"{key}: unknown setting of method {name!r}; {hint}")
+        elif not isinstance(value, Mapping):
+            problems.append(f"{key}: {value!r} is not allowed; must be a mapping of settings of method {key!r}")
+        else:
+            own = {k: v for k, v in value.items() if k != WEIGHT}
+            problems += [f"{key}.{problem}" for problem in check_options(parts[key], own)]
+            problems += _check(f"{key}.{WEIGHT}", value.get(WEIGHT, 1.0), WEIGHT_SCHEMA)
+    if options.get("alpha") is not None:
+        own = {part: options[part] for part in parts if isinstance(options.get(part), Mapping)}
+        both = [f"{part}.{k}" for part, block in own.items() for k in OF_THE_WHOLE if block.get(k) is not None]
+        problems += [f"alpha: given together with {k}; give one of the two (alpha is for all parts)" for k in both[:1]]
+    # what the parts make of their terms is known when they are built
+    return problems + _check_weights(
+        {**described, "default_weights": dict.fromkeys(described["terms"], 1.0)}, options, problems
+    )
+
+
+def _check_weights(described: Mapping[str, Any], options: Mapping[str, Any], problems: list[str]) -> list[str]:
+    """The weights and alpha of a method, unless the ``problems`` speak of them already."""
+    if any(p.startswith(OF_THE_WHOLE) for p in problems):
+        return []
+    weights, alpha = options.get("weights"), options.get("alpha")
+    return check_weights(
+        described["terms"],
+        None if weights is None else {k: float(v) for k, v in weights.items()},
+        None if alpha is None else float(alpha),
+        described["default_weights"],
+    )
 
 
 def _check(place: str, value: Any, schema: Mapping[str, Any]) -> list[str]:

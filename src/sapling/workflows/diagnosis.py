@@ -27,7 +27,7 @@ from sapling.record import Run
 from sapling.workflows.gate import NUM_TRAIN_IMAGES, answers_of, some
 from sapling.workflows.passes import Machine, load_trained, logits_of
 from sapling.workflows.phases import phase_results
-from sapling.workflows.remedies import Remedy, next_command, remedy_for, without_finding
+from sapling.workflows.remedies import Remedy, next_command, remedy_for, softening_part, without_finding
 from sapling.workflows.teacher import CheckedTeacher
 
 Part = Literal["train", "val"]
@@ -107,11 +107,25 @@ def _agreement(logits: NDArray[np.floating], teacher: NDArray[np.floating], *, m
 
 
 def softening(config: RunConfig) -> tuple[float | None, bool]:
-    """The method's temperature (None where it has none), and whether it standardises logits first."""
-    method = methods.load_class(config.method.name)
-    settings = method.Config(**config.method.options)
+    """The method's temperature (None where it has none), and whether it standardises logits first.
+
+    Of a combination: those of the part that softens the teacher's logits.
+    """
+    _, method, settings = softening_part(config)
     temperature = getattr(settings, "temperature", None) if method.softens_logits(settings) else None
     return (float(temperature) if temperature is not None else None), bool(getattr(settings, "standardize", False))
+
+
+def _alpha(config: RunConfig) -> float | None:
+    """The share of the labels, where the weights come from one; None where some were given one by one."""
+    method, options = methods.load_class(config.method.name), config.method.options
+    if options.get("alpha") is not None:
+        return float(options["alpha"])
+    parts = [own for _, _, own in methods.parts(config.method.name, **options)]
+    is_own = options.get("weights") is not None or any(p.weights is not None for p in parts)
+    if is_own or (len(parts) > 1 and any(p.alpha is not None for p in parts)):
+        return None
+    return method.default_alpha
 
 
 def diagnosis(
@@ -142,8 +156,6 @@ def diagnosis(
     rows = _rows(run)
     measure = str(verdict["measure"])
     temperature, standardized = softening(run.config)
-    own = methods.load_class(run.config.method.name).Config(**run.config.method.options)
-    default = methods.load_class(run.config.method.name).default_alpha
     measured = Measured(
         outcome=str(verdict["outcome"]),
         measure=measure,
@@ -155,7 +167,7 @@ def diagnosis(
         temperature=temperature,
         standardized=standardized,
         weights=dict(taught[0]["weights"]),
-        alpha=own.alpha if own.alpha is not None else default if own.weights is None else None,
+        alpha=_alpha(run.config),
         teacher_train=looked.teacher["train"],
         teacher_val=looked.teacher["val"],
         students={role: dict(parts) for role, parts in looked.students.items()},

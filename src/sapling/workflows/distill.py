@@ -24,6 +24,7 @@ from sapling.workflows.dataset import data_warnings, open_checked, write_data_ca
 from sapling.workflows.diagnosis import diagnosis, log_line, look
 from sapling.workflows.gallery import write_gallery
 from sapling.workflows.gate import refuse_replaced, warnings_about
+from sapling.workflows.networks import log_notes
 from sapling.workflows.passes import (
     Machine,
     batch_size_for,
@@ -78,7 +79,7 @@ def distill(config: RunConfig | None = None, *, screen: Screen | None = None, **
         config: all settings; or give blocks.
         screen: where progress is shown; quiet by default.
         blocks: ``data``, ``teacher``, ``student``, ``method``, ``train``, .. each a dict or its short form:
-            ``distill(data="photos.zip", teacher="resnet18", student="cnn3", method="kd", train={"num_seeds": 3})``.
+            ``distill(data="photos.zip", teacher="resnet18", student="cnn3", method=["kd", "at"], train={"lr": 0.1})``.
 
     Returns:
         Folder and results; a run that is finished is read, not repeated.
@@ -131,6 +132,7 @@ def _work(run: Run, screen: Screen) -> None:
     )
     teacher = get_teacher(run, data, machine, screen)
     epochs = epochs_for(config, data)
+    log_notes(run, epochs)
     for seed in range(config.train.seed, config.train.seed + config.train.num_seeds):
         _seed_pass(run, data, machine, teacher, seed, epochs, screen)
     results = _judge(run, data, machine, teacher, epochs, screen)
@@ -146,7 +148,7 @@ def _work(run: Run, screen: Screen) -> None:
 
 def member_names(config: RunConfig, seed: int) -> tuple[str, str]:
     """Names of control and distilled student of a seed."""
-    return f"{CONTROL}-s{seed}", f"{Path(config.method.name).stem}-s{seed}"
+    return f"{CONTROL}-s{seed}", f"{config.method.arm}-s{seed}"
 
 
 def _seed_pass(
@@ -167,7 +169,7 @@ def _seed_pass(
     live = teacher.live(machine, methods.taps(config.method.name, **config.method.options).teacher)
     arms: list[tuple[str, str, str, dict[str, Any]]] = [
         (control_name, CONTROL, "none", {}),
-        (method_name, Path(config.method.name).stem, config.method.name, config.method.options),
+        (method_name, config.method.arm, config.method.name, config.method.options),
     ]
     members = [
         make_member(
@@ -219,7 +221,7 @@ def _judge(
 ) -> dict[str, Any]:
     """Choose what to ship on validation, open the test split, compare."""
     config = run.config
-    arm = Path(config.method.name).stem
+    arm = config.method.arm
     seeds = list(range(config.train.seed, config.train.seed + config.train.num_seeds))
     records = {n: member_record(run, n) or {} for s in seeds for n in member_names(config, s)}
     measure = scores.measure_of(config, data)

@@ -14,6 +14,7 @@ from sapling.models.create import origin_of, resolve_name
 from sapling.models.licence import NOT_STATED
 from sapling.models.load import LoadedModel, ensemble_folders, is_model_path, load_model, weights_alone
 from sapling.models.sizes import check_size
+from sapling.record import Run
 from sapling.teachers.ensemble import PLAIN, Symmetry, symmetries_of
 
 TRAINED_HERE = ("epochs", "lr", "weight_decay", "pretrained", "freeze_backbone", "layer_decay")
@@ -118,6 +119,18 @@ def check_answers_fit(config: RunConfig) -> None:
 def mixed_by(config: RunConfig) -> list[str]:
     """The settings that mix the images that students see."""
     return [k for k in ("mixup", "cutmix") if getattr(config.data, k) > 0 and config.data.mix_share > 0]
+
+
+def method_notes(config: RunConfig, epochs: int) -> list[str]:
+    """What the method says of these settings before it is trained."""
+    parts = methods.parts(config.method.name, **config.method.options)
+    return [n for _, method, own in parts for n in method.notes(own, mixes=bool(mixed_by(config)), epochs=epochs)]
+
+
+def log_notes(run: Run, epochs: int) -> None:
+    """The same into the log of a run."""
+    for note in method_notes(run.config, epochs):
+        run.log(f"note: {note}")
 
 
 def symmetries_for(config: RunConfig, spec: ViewSpec) -> tuple[Symmetry, ...]:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import yaml
 
 from sapling.config import RunConfig, build, override
+from sapling.methods.combination import key_of, split_name
 
 FLAGS = {
     "data.img_size": "--img-size",
@@ -53,8 +54,15 @@ def changed(config: RunConfig, changes: Mapping[str, Any]) -> RunConfig:
         ConfigError: the settings do not fit together.
     """
     blocks = override(config.model_dump(mode="json"), changes)
-    blocks["method"] = {k: v for k, v in blocks["method"].items() if v is not None}
+    parts = [key_of(part) for part in split_name(str(blocks["method"]["name"]))]
+    blocks["method"] = _without_none(blocks["method"], parts if len(parts) > 1 else ())
     return build(blocks)
+
+
+def _without_none(method: Mapping[str, Any], parts: Collection[str]) -> dict[str, Any]:
+    """A ``method`` block without settings that are None, those of ``parts`` too."""
+    kept = {k: _without_none(v, ()) if k in parts and isinstance(v, Mapping) else v for k, v in method.items()}
+    return {k: v for k, v in kept.items() if v is not None}
 
 
 def command_of(config: RunConfig, task: str = "distill") -> str:
@@ -85,12 +93,11 @@ def command_of(config: RunConfig, task: str = "distill") -> str:
 def _flat(config: RunConfig) -> dict[str, Any]:
     """``block.name`` to value, as JSON types; settings of the method that are None are not there."""
     blocks = config.model_dump(mode="json")
-    return {
-        f"{block}.{name}": value
-        for block, settings in blocks.items()
-        for name, value in settings.items()
-        if block != "method" or value is not None
-    }
+    parts = [f"method.{key_of(part)}" for part in split_name(config.method.name)]
+    flat = {f"{block}.{name}": value for block, settings in blocks.items() for name, value in settings.items()}
+    for place in parts if len(parts) > 1 else ():
+        flat |= {f"{place}.{name}": value for name, value in (flat.pop(place, None) or {}).items()}
+    return {key: value for key, value in flat.items() if not key.startswith("method.") or value is not None}
 
 
 def _assignment(key: str, value: Any) -> str:

@@ -97,7 +97,7 @@ def check_names(config: RunConfig, task: str) -> None:
         )
     resolve_name(config.student.model)
     if task == "distill":
-        arm = Path(config.method.name).stem
+        arm = config.method.arm
         if arm in RESERVED_ARMS:
             raise UsageError(f"a method cannot be called {arm!r}", allowed="any name but " + ", ".join(RESERVED_ARMS))
         requires = methods.requires(config.method.name, **config.method.options)

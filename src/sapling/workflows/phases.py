@@ -58,7 +58,7 @@ def prepare_phases(
 
     Args:
         run: the run; its folder keeps what is made.
-        method: of a member; its parts are replaced.
+        method: of a member; its parts are replaced. Of a combination each method is taken as in its own run.
         data: its training images teach, its validation images check.
         machine: where.
         optim: of the students, for what a phase does not say itself.
@@ -70,6 +70,20 @@ def prepare_phases(
         TrainingError: training diverged.
         RunError: what is kept does not fit.
     """
+    for own in method.separate():
+        _prepare(run, own, data, machine, optim, teacher, teacher_identity, screen)
+
+
+def _prepare(
+    run: Run,
+    method: Method,
+    data: Dataset,
+    machine: Machine,
+    optim: OptimSettings,
+    teacher: Teacher,
+    teacher_identity: Mapping[str, str],
+    screen: Screen,
+) -> None:
     earlier: dict[str, Phase] = {}  # by key: a phase may build on those before it
     for phase in before_students(method):
         task = _Task(run, method, phase, data, machine, _optim(run, phase, data, optim), tuple(earlier.values()))

@@ -22,7 +22,7 @@ from sapling.screen import Screen
 from sapling.teachers.ensemble import Ensemble
 from sapling.teachers.live import LiveTeacher
 from sapling.workflows.dataset import check_bands, open_checked
-from sapling.workflows.networks import is_given, load_given, parts_of, symmetries_for
+from sapling.workflows.networks import is_given, load_given, method_notes, parts_of, symmetries_for
 from sapling.workflows.passes import (
     Machine,
     batch_size_for,
@@ -45,7 +45,8 @@ def plan(config: RunConfig, *, task: str = "distill", screen: Screen | None = No
     Nothing is written to the run folder (images are decoded into the cache, which a run needs anyway).
 
     Returns:
-        ``data``, ``teacher``, ``student``, ``epochs``, ``seeds``, ``folder`` and ``estimated_seconds``.
+        ``data``, ``teacher``, ``student``, ``epochs``, ``seeds``, ``folder`` and ``estimated_seconds``; of ``distill``
+        also ``method``, the ``weights`` of the students' terms, and ``notes``: what the method says of these settings.
     """
     screen = screen or Screen(quiet=True)
     check_names(config, task)
@@ -102,8 +103,11 @@ def plan(config: RunConfig, *, task: str = "distill", screen: Screen | None = No
             result["teacher"]["epochs"] = epochs_each = teacher_epochs(config, learned)
             teacher_steps = num * epochs_each * learned.num_batches(batch_size_for(config, learned))
             seconds += teacher_steps * _time_step(teacher, shape, batch, machine, train=True)
+        method = _method(config, data, student, teachers if given else teachers * num)
         result["method"] = {"name": config.method.name, **config.method.options}
-        if phases := _phases(config, data, student, teachers if given else teachers * num):
+        result["weights"] = method.weights_in(method.phases()[-1])
+        result["notes"] = method_notes(config, epochs)
+        if phases := _phases(method, steps):
             result["phases"] = phases
             # once for all seeds; the method's own parts are taken to cost what the teacher's answers do
             seconds += sum(p["steps"] for p in phases) * 2 * per_image * forward
@@ -120,18 +124,21 @@ def _train_part(config: RunConfig, data: Dataset) -> Dataset:
     return replace(data, split=replace(data.split, train=train[len(train) // config.teacher.num_teachers :]))
 
 
-def _phases(
+def _method(
     config: RunConfig, data: Dataset, student: torch.nn.Module, teachers: list[tuple[torch.nn.Module, Preprocess]]
-) -> list[dict[str, Any]]:
-    """Phases before the students: name, epochs, steps. Building the method also shows whether the pair fits."""
+) -> methods.Method:
+    """The method for this pair; building it also shows whether the pair fits."""
     name, options = config.method.name, config.method.options
     taps = methods.taps(name, **options)
     own = TappedModel(student, preprocess_for(student, data), taps.student)
     theirs = [TappedModel(model, preprocess, taps.teacher, bands=data.store.bands) for model, preprocess in teachers]
     answering = theirs[0] if len(theirs) == 1 else Ensemble(theirs)
     live = LiveTeacher(answering, device="cpu", bf16=False, channels_last=False)
-    method = methods.build(name, pair_info(data, own, live), **options)
-    steps = data.num_batches(batch_size_for(config, data))
+    return methods.build(name, pair_info(data, own, live), **options)
+
+
+def _phases(method: methods.Method, steps: int) -> list[dict[str, Any]]:
+    """Phases before the students: name, epochs, steps."""
     found = [(phase.name, phase_epochs(phase, steps)) for phase in before_students(method)]
     return [{"name": phase, "epochs": epochs, "steps": epochs * steps} for phase, epochs in found]
 

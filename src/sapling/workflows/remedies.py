@@ -13,6 +13,7 @@ from sapling.config import RunConfig
 from sapling.errors import SaplingError
 from sapling.evaluation.diagnosis import Finding, fits_validation_only
 from sapling.evaluation.measured import Measured
+from sapling.methods.combination import split_name
 from sapling.models.sizes import check_size
 from sapling.workflows.networks import OF_TRAINING, TRAINED_HERE, is_given
 from sapling.workflows.next_run import changed, command_of
@@ -140,26 +141,24 @@ def _rescaled(m: Measured, config: RunConfig) -> Remedy:
     shown = ", ".join(f"{name} {w:g}" for name, w in weights.items())
     return Remedy(
         f"Bring the teacher's terms to about {USUAL_PULL:g} times the pull of the labels: {shown}.",
-        {"method.weights": weights, "method.alpha": None},
+        {**_no_weights(config), "method.weights": weights},
     )
 
 
 def _usual_temperature(m: Measured, config: RunConfig) -> Remedy:
-    now = m.temperature or 1.0
+    now, setting = m.temperature or 1.0, _temperature(config)
     if 1 < now <= USUAL_TEMPERATURE:  # too high already
         lower = max(1.0, now / 2)
-        return Remedy(f"Half the temperature: {lower:g}.", {"method.temperature": lower})
-    return Remedy(
-        f"Temperature {USUAL_TEMPERATURE:g}, as most papers have it.", {"method.temperature": USUAL_TEMPERATURE}
-    )
+        return Remedy(f"Half the temperature: {lower:g}.", {setting: lower})
+    return Remedy(f"Temperature {USUAL_TEMPERATURE:g}, as most papers have it.", {setting: USUAL_TEMPERATURE})
 
 
 def _usual_alpha(m: Measured, config: RunConfig) -> Remedy:
     default = methods.load_class(config.method.name).default_alpha
-    share = default if default is not None else 0.5
+    share = default or 0.5
     return Remedy(
         f"Give the labels {share:.0%} of the weight and the teacher the rest.",
-        {"method.alpha": share, "method.weights": None},
+        {**_no_weights(config), "method.alpha": share},
     )
 
 
@@ -172,23 +171,23 @@ def _softer(m: Measured, config: RunConfig) -> Remedy:
         return Remedy("Ask the teacher about mixed images (mixup), which it has not learned by heart.", changes)
     temperature = 2 * (m.temperature or USUAL_TEMPERATURE / 2)
     if m.temperature is not None:
-        return Remedy(f"Soften its answers: temperature {temperature:g}.", {"method.temperature": temperature})
+        return Remedy(f"Soften its answers: temperature {temperature:g}.", {_temperature(config): temperature})
     return _other_method(m, config)
 
 
 def _other_method(m: Measured, config: RunConfig) -> Remedy:
-    other = "kd" if m.multi_label or config.method.name == "dist" else "dist"
+    other = "kd" if m.multi_label or "dist" in split_name(config.method.name) else "dist"
     if other == "dist" and config.train.batch_size < methods.load_class("dist").requires.min_batch:
         other = config.method.name
     if m.num_classes < 3 and other == "dist":
         return Remedy(
             "Temperature 1: with two classes there is nothing else to compare.",
-            {"method.temperature": 1.0}
+            {_temperature(config): 1.0}
             if m.temperature not in (None, 1.0)
-            else {"method.alpha": 0.5, "method.weights": None},
+            else {**_no_weights(config), "method.alpha": 0.5},
         )
     if other == config.method.name:
-        return Remedy("The labels and the teacher in equal parts.", {"method.alpha": 0.5, "method.weights": None})
+        return Remedy("The labels and the teacher in equal parts.", {**_no_weights(config), "method.alpha": 0.5})
     why = {"dist": "which compares how answers are ordered, not how large they are", "kd": "the plain one"}[other]
     return Remedy(f"Another method: {other}, {why}.", _method(other, config))
 
@@ -225,6 +224,22 @@ _REMEDIES: dict[str, Callable[[Measured, RunConfig], Remedy]] = {
     "carry_over": _more_views,
     "seeds": _more_seeds,
 }
+
+
+def softening_part(config: RunConfig) -> tuple[str, type[methods.Method], methods.MethodConfig]:
+    """Where its settings stand, class and settings: of the part that softens the teacher's logits, or of the first."""
+    parts = methods.parts(config.method.name, **config.method.options)
+    return next((part for part in parts if part[1].softens_logits(part[2])), parts[0])
+
+
+def _temperature(config: RunConfig) -> str:
+    return f"{softening_part(config)[0]}.temperature"
+
+
+def _no_weights(config: RunConfig) -> dict[str, Any]:
+    """Neither weights nor alpha, nor those of the parts of a combination."""
+    places = {"method", *(place for place, _, _ in methods.parts(config.method.name, **config.method.options))}
+    return {f"{place}.{name}": None for place in sorted(places) for name in ("alpha", "weights")}
 
 
 def _method(name: str, config: RunConfig) -> dict[str, Any]:
