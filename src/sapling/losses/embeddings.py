@@ -50,8 +50,8 @@ def normalized_smooth_l1(student: Tensor, teacher: Tensor) -> Tensor:
 def norm_and_direction(student: Tensor, teacher: Tensor, centres: Tensor) -> Tensor:
     """Mean over images of ``1 - <s, c / |c|> / max(|s|, |t|)``: how short of the class's direction the student falls.
 
-    Source: Wang, Cheng, Duan, Wang, Feng, Kong 2023 (ND). A student's vector that is shorter than the teacher's is asked to
-    grow; one that is longer counts by its direction alone. In [0,2].
+    Source: Wang, Cheng, Duan, Wang, Feng, Kong 2023 (ND). A student's vector that is shorter than the teacher's is
+    asked to grow; one that is longer counts by its direction alone. In [0,2].
 
     Args:
         student: ``[B,D]``.

@@ -110,7 +110,7 @@ def check_names(config: RunConfig, task: str) -> None:
             )
         if config.train.ema_decay is not None and methods.load_class(config.method.name).ships_own_parts():
             raise UsageError(
-                f"train.ema_decay {config.train.ema_decay} averages the student, and method {arm!r} ships own parts, too",
+                f"train.ema_decay {config.train.ema_decay} averages the student, and {arm!r} ships parts of its own",
                 remedy="leave train.ema_decay away, or a method that ships the student as it is, such as kd",
             )
         least = requires.min_batch
