@@ -22,6 +22,7 @@ Departures: class means are those of the embeddings seen so far in training, thi
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -74,8 +75,9 @@ class KDpp(Method):
             embeddings: ``[B,D]``, the teacher's; in training they are remembered.
             labels: ``[B]``.
         """
-        sums = self.sums.index_add(0, labels, embeddings.to(self.sums))
-        counts = self.counts.index_add(0, labels, torch.ones_like(labels, dtype=self.counts.dtype))
+        # a product with ones and zeros: sums by index come out differently each time on a GPU
+        belongs = F.one_hot(labels, len(self.counts)).to(self.sums)
+        sums, counts = self.sums + belongs.T @ embeddings.to(self.sums), self.counts + belongs.sum(dim=0)
         if self.training:
             self.sums, self.counts = sums, counts
         return sums[labels] / counts[labels, None]

@@ -92,7 +92,7 @@ class Norm(Method):
         terms = self.label_terms(Outputs(logits, student.features), batch, step)
         if step.wants("norm"):
             target = self._teacher.read(teacher.features[self.config.teacher_stage])
-            sized = [F.adaptive_max_pool2d(m, self._size) for m in (parts, target)]
+            sized = [m if m.shape[2:] == self._size else F.adaptive_max_pool2d(m, self._size) for m in (parts, target)]
             factor = next((f for until, f in RAMP if step.progress < until), RAMP[-1][1])
             terms["norm"] = factor * repeated_error(*sized)
         if step.wants("kd"):
