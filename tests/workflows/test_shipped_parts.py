@@ -19,7 +19,7 @@ def settings(photos, folder, **train):
         "student": "cnn3",
         "teacher": {"model": "cnn3", "epochs": 1, "accept_weak": True},
         "method": {"name": "norm", "num_copies": 2},
-        "train": {**SMALL_RUN["train"], "num_seeds": 1, "epochs": 1, "amp": "fp32", **train},
+        "train": {**SMALL_RUN["train"], "num_seeds": 1, "epochs": 1, **train},
         "deploy": {"onnx": False},
         "output": folder,
     }
