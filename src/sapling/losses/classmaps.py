@@ -29,8 +29,8 @@ def class_map_error(
     Raises:
         MethodError: B or K differ.
     """
-    found = [F.adaptive_avg_pool2d(full_precision(maps), size) for maps in (student, teacher)]
-    check_pair(*found, "class maps")
+    own, theirs = (F.adaptive_avg_pool2d(full_precision(maps), size).flatten(2) for maps in (student, teacher))
+    check_pair(own, theirs, "class maps")
     if normalise:
-        found = [F.normalize(maps.flatten(2), dim=2) for maps in found]
-    return F.mse_loss(*found)
+        own, theirs = F.normalize(own, dim=2), F.normalize(theirs, dim=2)
+    return F.mse_loss(own, theirs)

@@ -75,11 +75,8 @@ class Norm(Method):
         self._teacher = grid_of(config.teacher_stage, info.teacher_shapes, side="teacher", method=self.name)
         self._size = smaller(self._student, self._teacher)
         own, wide = self._student.channels, self._teacher.channels * config.num_copies
-        self.widen = nn.Sequential(nn.Conv2d(own, wide, 1, bias=False), nn.BatchNorm2d(wide))
-        self.narrow = nn.Sequential(nn.Conv2d(wide, own, 1, bias=False), nn.BatchNorm2d(own))
+        self.widen, self.narrow = _linear_block(own, wide), _linear_block(wide, own)
         self.classifier = nn.Linear(own, info.num_classes)
-        for part in (self.widen[0], self.narrow[0]):
-            nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, student: Outputs | None, teacher: Outputs | None, batch: Batch, step: Step) -> dict[str, Tensor]:
         """Give ``ce``, ``norm`` times its factor, and ``kd``; ``ce`` of the plain student where it is wanted alone."""
@@ -122,6 +119,13 @@ class Norm(Method):
             head.weight.copy_((weight @ through).view_as(head.weight))
             head.bias.copy_(weight @ shift + self.classifier.bias.double())
         return student
+
+
+def _linear_block(channels: int, wanted: int) -> nn.Sequential:
+    """A 1x1 convolution, initialised as the authors', and a batch norm."""
+    convolution = nn.Conv2d(channels, wanted, 1, bias=False)
+    nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
+    return nn.Sequential(convolution, nn.BatchNorm2d(wanted))
 
 
 def _scaled(logits: Tensor) -> Tensor:

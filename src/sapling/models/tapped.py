@@ -269,6 +269,7 @@ class TappedModel(nn.Module):
         return places
 
     def _averaged(self, tap: str, trace: Trace, embedding: Place) -> Place:
+        """Where the map lies whose mean the classifier reads."""
         found = trace.averaged_into(embedding)
         if found is None:
             raise ModelError(
