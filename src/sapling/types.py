@@ -48,7 +48,7 @@ class Outputs:
 
 @dataclass(frozen=True, slots=True)
 class Taps:
-    """Names of the features that a method wants (``stage1``..``stage4``, ``embedding``, a module path)."""
+    """Names of the features that a method wants: ``stage1``.., ``embedding``, ``last_map``, a module path, .."""
 
     student: tuple[str, ...] = ()
     teacher: tuple[str, ...] = ()

@@ -17,7 +17,7 @@ from sapling import methods
 from sapling.methods.describe import HEADINGS, check_class, describe
 from sapling.methods.registry import built_in
 from sapling.types import Outputs, Phase, Step, Taps
-from tests.methods.toys import TOYS, B, batch, outputs, pair_info, write_toy
+from tests.methods.toys import TOYS, B, K, batch, outputs, pair_info, write_toy
 
 EVERY = [*methods.names(), *(f"toy:{name}" for name in TOYS)]
 
@@ -293,8 +293,15 @@ def test_phases_are_sound(method):
 def test_taps_and_deployable(method):
     taps = type(method).taps(method.config)
     assert isinstance(taps, Taps)
-    student = torch.nn.Linear(2, 2)
-    assert isinstance(method.deployable(student), torch.nn.Module)
+    student = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.Flatten(), torch.nn.Linear(8, K))
+    student.get_classifier = lambda: student[-1]
+    body = copy.deepcopy(student[0].state_dict())
+    shipped = method.deployable(student)
+    assert isinstance(shipped, torch.nn.Module)
+    assert type(method).ships_own_parts() or all(torch.equal(v, student[0].state_dict()[k]) for k, v in body.items())
+    assert {k: v.shape for k, v in method.deployable(student).state_dict().items()} == {
+        k: v.shape for k, v in shipped.state_dict().items()
+    }
 
 
 def test_holds_no_network(method):

@@ -28,10 +28,13 @@ from sapling.losses import (
     spatial_kl,
     standardize_logits,
 )
+from sapling.losses.classmaps import class_map_error
+from sapling.losses.correlation import class_similarity, image_similarity
 from sapling.losses.embeddings import mean_gap
 from sapling.losses.gaussian import gaussian_nll
 from sapling.losses.hierarchical import hierarchical_context
 from sapling.losses.margins import partial_distance
+from sapling.losses.regression import repeated_error
 from sapling.types import Batch, Outputs, PairInfo, Step
 
 GOLDEN = json.loads((Path(__file__).parent / "golden.json").read_text())
@@ -46,6 +49,7 @@ def draw(seed, shape, scale=1.0):
 ZS, ZT = draw(1, (8, 10), 2), draw(2, (8, 10), 2)
 Y = torch.from_numpy(np.random.RandomState(3).randint(0, 10, 8))
 FS2, FT2 = draw(9, (8, 64, 4, 4)), draw(12, (8, 64, 4, 4))
+A = draw(30, (8, 10, 8, 8))
 STAGE_TAPS = ("stage2", "stage3", "stage4")
 STAGE_SHAPES = ((16, 16, 16), (32, 8, 8), (64, 4, 4))
 STAGES = [(16, 16, 16), (32, 8, 8), (64, 4, 4)]
@@ -107,6 +111,39 @@ def vkd():
     return method(*outputs, batch, Step(terms=("vkd",)))["vkd"].detach()
 
 
+def class_maps(cells, *, normalise):
+    student, teacher = {"class_map": A}, {"class_map": draw(31, (8, 10, 4, 4))}
+    return total("cat_kd", student, teacher, weights={"cat": 1}, cells=cells, normalise=normalise)
+
+
+def mgd():
+    """The method with the given mask and nothing made of what is left."""
+    method = methods.build("mgd", PairInfo(10, 8, {"stage4": (64, 4, 4)}, {"stage4": (64, 4, 4)}))
+    method.generator = torch.nn.Identity()
+    mask = torch.from_numpy(np.random.RandomState(90).rand(8, 64, 1, 1) >= 0.15).float()
+    method.mask = lambda maps: mask
+    return method.weights["mgd"] * term(method, "mgd", {"stage4": FS2}, {"stage4": FT2})
+
+
+def norm(name, width=256):
+    """The method with given parts; or with a classifier that gives the recipe's logits."""
+    info = PairInfo(10, 8, {"last_map": (width, 4, 4)}, {"stage4": (64, 4, 4)})
+    method = methods.build("norm", info, num_copies=4, weights={"kd": 1.0})
+    if name == "norm":
+        method.widen = torch.nn.Identity()
+        return term(method, "norm", {"last_map": draw(91, (8, 256, 4, 4))}, {"stage4": FT2})
+    method.narrow, method.classifier = torch.nn.Identity(), torch.nn.Identity()
+    method.widen = torch.nn.Module()
+    method.widen.forward = torch.zeros_like
+    return term(method, "kd", {"last_map": ZS[:, :, None, None].expand(-1, -1, 4, 4)}, {"stage4": FT2})
+
+
+def term(method, name, student, teacher):
+    batch = Batch(torch.zeros(8, 3, 2, 2), Y, torch.arange(8), torch.zeros(8, dtype=torch.int64))
+    step = Step(progress=0.5, terms=(name,))
+    return method(Outputs(ZS, student), Outputs(ZT, teacher), batch, step)[name].detach()
+
+
 ROWS = {
     "KD T=4 (mdistiller kd_loss)": lambda: kd(temperature=4),
     "KD T=1": lambda: kd(temperature=1),
@@ -127,6 +164,14 @@ ROWS = {
     "ReviewKD hcl (3 same-shape stages)": lambda: sum(map(hierarchical_context, FS, FT)),
     "SRRL statm_loss stage3": lambda: mean_gap(FS2, FT2),
     "VkD smooth-L1": vkd,
+    "CAT_loss res=2 no-norm": lambda: class_maps(2, normalise=False),
+    "CAT_loss res=2 norm": lambda: class_maps(2, normalise=True),
+    "CAT_loss res=4 norm": lambda: class_maps(4, normalise=True),
+    "MGD identity generator, mask seed 90, alpha 7e-5 (FS2,FT2)": mgd,
+    "NORM N=4 feature": lambda: norm("norm"),
+    "NORM LN-logit KD T=4": lambda: norm("kd", width=10),
+    "MLKD cc_loss T=4": lambda: class_similarity(ZS, ZT, 4.0),
+    "MLKD bc_loss T=4": lambda: image_similarity(ZS, ZT, 4.0),
     "OFD feat_loss mdistiller margin=-0.5": lambda: partial_distance(FS2, FT2, torch.full((64,), -0.5)),
     "OFD distillation_loss official margin=-0.5": lambda: 8 * partial_distance(FS2, FT2, torch.full((64,), -0.5)),
     "VID identity regressor init_var=5 stage3": lambda: gaussian_nll(FS2, FT2, torch.full((64,), 5.0)),
@@ -151,6 +196,8 @@ ROWS = {
 }
 # the same functions once more, free of the methods around them
 PURE = {
+    "CAT_loss res=2 norm": lambda: class_map_error(A, draw(31, (8, 10, 4, 4)), normalise=True),
+    "NORM N=4 feature": lambda: repeated_error(draw(91, (8, 256, 4, 4)), FT2),
     "DKD a=1 b=8 T=4": lambda: sum(w * v for w, v in zip((1, 8), decoupled(ZS, ZT, Y, 4.0), strict=True)),
     "LSKD KD z-score T=2": lambda: kl_divergence(standardize_logits(ZS), standardize_logits(ZT), 2.0),
     "AT p=2 teacher 2x spatial": lambda: sum(attention_error(OURS[k], LARGER[k]) for k in STAGE_TAPS),

@@ -13,7 +13,7 @@ from sapling.models.tapped import TappedModel
 from sapling.types import Batch, PairInfo, Phase, Step
 from tests.methods.hidden import CNN, WIDE, K, info_of, outputs_of
 
-NAMES = ["reviewkd", "srrl", "vid", "vkd"]
+NAMES = ["mgd", "reviewkd", "srrl", "vid", "vkd"]
 WITH_STAGES = ["ofd", "reviewkd", "vid"]
 NETWORKS = ["cnn3", "resnet8x4", "vit_tiny_patch16_224"]
 

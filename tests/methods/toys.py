@@ -150,14 +150,18 @@ TEACHER_SHAPES = {
     "embedding": (16,),
 }
 
+# drawn after all else, so that no other number depends on them
+STUDENT_MAPS = {"last_map": (8, 2, 2), "class_map": (K, 4, 4)}
+TEACHER_MAPS = {"last_map": (16, 2, 2), "class_map": (K, 2, 2)}
+
 
 def pair_info() -> PairInfo:
     g = torch.Generator().manual_seed(5)
     return PairInfo(
         num_classes=K,
         num_samples=N,
-        student_shapes=with_pre(STUDENT_SHAPES),
-        teacher_shapes=with_pre(TEACHER_SHAPES),
+        student_shapes={**with_pre(STUDENT_SHAPES), **STUDENT_MAPS},
+        teacher_shapes={**with_pre(TEACHER_SHAPES), **TEACHER_MAPS},
         train_labels=torch.arange(N) % K,
         teacher_card={
             "classifier.weight": torch.randn(K, 16, generator=g),
@@ -179,6 +183,8 @@ def outputs(seed: int, side: str, batch_size: int = B, dtype=torch.float32) -> O
         values = torch.randn(batch_size, *shape, generator=g, dtype=torch.float64).to(dtype)
         features[name] = values.relu() if name in STUDENT_SHAPES and name != "embedding" else values
     logits = torch.randn(batch_size, K, generator=g, dtype=torch.float64).to(dtype) * 2
+    for name, shape in (STUDENT_MAPS if side == "student" else TEACHER_MAPS).items():
+        features[name] = torch.randn(batch_size, *shape, generator=g, dtype=torch.float64).to(dtype)
     return Outputs(logits, features)
 
 

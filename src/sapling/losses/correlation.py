@@ -64,6 +64,52 @@ def intra_class(student_logits: Tensor, teacher_logits: Tensor, temperature: flo
     return scale * (1 - pearson(student, teacher, dim=0).mean())
 
 
+def class_similarity(
+    student_logits: Tensor, teacher_logits: Tensor, temperature: float | Tensor = 1.0, mask: Tensor | None = None
+) -> Tensor:
+    """``|P_s^T P_s - P_t^T P_t|^2 / K`` of the softened probabilities ``P [B,K]``: which classes are answered together.
+
+    Source: Jin, Wang, Lin 2023 (MLKD), class correlation. There is no T^2. Its value grows with the batch.
+
+    Args:
+        student_logits: ``[B,K]``.
+        teacher_logits: ``[B,K]``.
+        temperature: T, one number.
+        mask: ``[K]``, weight of each class: each pair counts by that of its second; None: all count 1.
+
+    Raises:
+        MethodError: the shapes differ, or the temperature is not above 0.
+    """
+    student, teacher, _ = _softened(student_logits, teacher_logits, temperature)
+    return _gram_gap(student.mT, teacher.mT, mask)
+
+
+def image_similarity(
+    student_logits: Tensor, teacher_logits: Tensor, temperature: float | Tensor = 1.0, mask: Tensor | None = None
+) -> Tensor:
+    """``|P_s P_s^T - P_t P_t^T|^2 / B`` of the softened probabilities ``P [B,K]``: which images are answered alike.
+
+    Source: Jin, Wang, Lin 2023 (MLKD), batch correlation. There is no T^2.
+
+    Args:
+        student_logits: ``[B,K]``.
+        teacher_logits: ``[B,K]``.
+        temperature: T, one number.
+        mask: ``[B]``, weight of each image: each pair counts by that of its second; None: all count 1.
+
+    Raises:
+        MethodError: the shapes differ, or the temperature is not above 0.
+    """
+    student, teacher, _ = _softened(student_logits, teacher_logits, temperature)
+    return _gram_gap(student, teacher, mask)
+
+
+def _gram_gap(student: Tensor, teacher: Tensor, mask: Tensor | None) -> Tensor:
+    """Squared difference of the products of all pairs of rows, summed, over the number of rows."""
+    gaps = (student @ student.mT - teacher @ teacher.mT).square()
+    return (gaps if mask is None else gaps * mask).sum() / len(gaps)
+
+
 def _softened(
     student_logits: Tensor, teacher_logits: Tensor, temperature: float | Tensor
 ) -> tuple[Tensor, Tensor, float | Tensor]:

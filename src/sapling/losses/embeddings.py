@@ -5,6 +5,7 @@ Shapes: B batch, D embedding.
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -44,6 +45,29 @@ def normalized_smooth_l1(student: Tensor, teacher: Tensor) -> Tensor:
     check_pair(student, teacher, "embeddings")
     target = F.layer_norm(full_precision(teacher), teacher.shape[1:])
     return F.smooth_l1_loss(full_precision(student), target)
+
+
+def norm_and_direction(student: Tensor, teacher: Tensor, centres: Tensor) -> Tensor:
+    """Mean over images of ``1 - <s, c / |c|> / max(|s|, |t|)``: how short of the class's direction the student falls.
+
+    Source: Wang, Cheng, Duan, Wang, Feng, Kong 2023 (ND). A student's vector that is shorter than the teacher's is
+    asked to grow; one that is longer counts by its direction alone. In [0,2].
+
+    Args:
+        student: ``[B,D]``.
+        teacher: ``[B,D]``.
+        centres: ``[B,D]``, the teacher's mean embedding of each image's class.
+
+    Raises:
+        MethodError: the shapes differ.
+    """
+    check_pair(student, teacher, "embeddings")
+    check_pair(centres, teacher, "class means")
+    own, theirs = full_precision(student), full_precision(teacher)
+    along = (own * F.normalize(full_precision(centres), dim=1)).sum(dim=1)
+    # a floor far below any embedding: two that are 0 have no direction, and the root no gradient
+    longer = torch.maximum(own.square().sum(dim=1), theirs.square().sum(dim=1)).clamp_min(1e-12).sqrt()
+    return (1 - along / longer).mean()
 
 
 def _mean(maps: Tensor) -> Tensor:

@@ -26,3 +26,35 @@ def squared_error(student: Tensor, teacher: Tensor) -> Tensor:
             remedy="project the student's feature to the teacher's channels",
         )
     return F.mse_loss(full_precision(student), full_precision(teacher))
+
+
+def summed_error(student: Tensor, teacher: Tensor) -> Tensor:
+    """Sum over all values of ``(student - teacher)^2``, mean over images: it grows with the size of the feature.
+
+    Source: Yang et al. 2022 (MGD).
+
+    Args:
+        student: ``[B,..]``.
+        teacher: the same shape.
+
+    Raises:
+        MethodError: the shapes differ.
+    """
+    return squared_error(student, teacher) * (student.numel() / student.shape[0])
+
+
+def repeated_error(student: Tensor, teacher: Tensor) -> Tensor:
+    """Sum over N copies of the teacher's channels of the mean squared error of one copy.
+
+    Source: Liu, Li, Li, Yao 2023 (NORM): N times the mean squared error against the teacher's map repeated N
+    times along the channels.
+
+    Args:
+        student: ``[B,N C,H,W]``; the first C channels are compared with the teacher, then the next C, ..
+        teacher: ``[B,C,H,W]``.
+
+    Raises:
+        MethodError: the shapes differ in anything but a multiple of channels.
+    """
+    num_copies = max(1, student.shape[1] // teacher.shape[1])
+    return num_copies * squared_error(student, teacher.repeat(1, num_copies, 1, 1))

@@ -215,8 +215,16 @@ class Method(nn.Module):
         return {}
 
     def deployable(self, student: nn.Module) -> nn.Module:
-        """Return the network to ship: the student itself, unless the method replaced a part of it."""
+        """Return the network to ship: the student itself, unless the method replaced a part of it.
+
+        It is asked for whenever the student is measured, so training must go on as if it had not been.
+        """
         return student
+
+    @classmethod
+    def ships_own_parts(cls) -> bool:
+        """Whether :attr:`deployable` puts trained parts of the method into the network."""
+        return cls.deployable is not Method.deployable
 
     @property
     def weights(self) -> dict[str, float]:

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from sapling.bands import Bands, positions
 from sapling.errors import ModelError, nearest
 from sapling.models.load import Preprocess
-from sapling.models.taps import Place, Recorder, Trace, stage_modules
+from sapling.models.taps import CLASS_MAP, LAST_MAP, Place, Recorder, Trace, stage_modules
 from sapling.types import Outputs
 
 __all__ = ["TappedModel", "stage_modules"]
@@ -30,7 +30,8 @@ class TappedModel(nn.Module):
     Taps are ``stage1``..``stage4`` (see `stage_modules`), ``embedding`` (the input of the classifier), or
     the path of a module (its output). With ``.pre`` behind: the input of the activation that makes that
     output; where no activation makes it, the output itself, listed in ``taps_without_activation`` (a method finds
-    that in ``PairInfo``).
+    that in ``PairInfo``). ``last_map`` is the map (or tokens) whose mean over the positions is the embedding, and
+    ``class_map`` what the linear classifier says of each of its positions: its mean is the logits.
 
     A tap whose tensor is overwritten by a later in-place layer is copied when it is recorded, which a dry run
     finds out; if it happens later all the same, ``forward`` raises instead of giving wrong features.
@@ -89,13 +90,10 @@ class TappedModel(nn.Module):
 
         None where the classifier is no linear layer.
         """
-        head = self.model.get_submodule(self._classifier_path())
-        weight = getattr(head, "weight", None)
-        if isinstance(head, nn.Conv2d) and isinstance(weight, Tensor) and weight.shape[2:] == (1, 1):
-            weight = weight.flatten(1)
-        if not isinstance(head, (nn.Linear, nn.Conv2d)) or not isinstance(weight, Tensor) or weight.dim() != 2:
+        found = self._linear_classifier()
+        if found is None:
             return None
-        bias = head.bias if head.bias is not None else weight.new_zeros(weight.shape[0])
+        weight, bias = found
         return {
             "classifier.weight": weight.detach().float().clone(),
             "classifier.bias": bias.detach().float().clone(),
@@ -178,10 +176,36 @@ class TappedModel(nn.Module):
             )
         if place.channels_last:
             value = value.permute(0, 3, 1, 2)
+        if tap == CLASS_MAP:
+            return self._classified(value)
         if place.is_embedding and value.dim() == 4:
             # [B,D,1,1] before a 1x1 convolution; a larger map where the classifier itself pools (SqueezeNet)
             value = value.flatten(1) if value.shape[2:] == (1, 1) else value.mean(dim=(2, 3))
         return value.float()
+
+    def _linear_classifier(self) -> tuple[Tensor, Tensor] | None:
+        """Weight ``[K,D]`` and bias ``[K]`` of the classifier, with their gradient; None where it is not linear."""
+        head = self.model.get_submodule(self._classifier_path())
+        weight = getattr(head, "weight", None)
+        if isinstance(head, nn.Conv2d) and isinstance(weight, Tensor) and weight.shape[2:] == (1, 1):
+            weight = weight.flatten(1)
+        if not isinstance(head, (nn.Linear, nn.Conv2d)) or not isinstance(weight, Tensor) or weight.dim() != 2:
+            return None
+        return weight, head.bias if head.bias is not None else weight.new_zeros(weight.shape[0])
+
+    def _classified(self, value: Tensor) -> Tensor:
+        """What the classifier says of each position of ``[B,C,H,W]`` or ``[B,T,D]``, float32."""
+        found = self._linear_classifier()
+        if found is None:
+            raise ModelError(
+                f"tap {CLASS_MAP!r} needs a linear classifier, and that of {type(self.model).__name__} is none",
+                remedy="another network, or a method on logits, such as kd",
+            )
+        weight, bias = found
+        with torch.autocast(value.device.type, enabled=False):
+            if value.dim() == 4:
+                return F.conv2d(value.float(), weight.float()[:, :, None, None], bias.float())
+            return F.linear(value.float(), weight.float(), bias.float())
 
     def _classifiers(self) -> tuple[nn.Module, ...]:
         # Distilled ViTs have two heads on two tokens; the first is the class token's.
@@ -200,15 +224,17 @@ class TappedModel(nn.Module):
         if tap in stages:
             path, channels = stages[tap]
             return Place(path, channels=channels)
-        if tap == "embedding":
+        if tap in ("embedding", LAST_MAP, CLASS_MAP):  # the maps are found from what becomes of them
             return Place(self._classifier_path(), at_input=True, is_embedding=True)
         paths = [path for path, _ in self.model.named_modules() if path]
         if tap not in paths:
             raise ModelError(
                 f"there is no tap {tap!r}",
                 where=type(self.model).__name__,
-                allowed=", ".join([*stages, "embedding"]) + ", each with .pre, or the path of a module",
-                remedy=nearest(tap, [*stages, "embedding", *paths]) or f"a path such as {paths[-1]!r}",
+                allowed=", ".join([*stages, "embedding"])
+                + f", each with .pre, {LAST_MAP}, {CLASS_MAP}, or the path of a module",
+                remedy=nearest(tap, [*stages, "embedding", LAST_MAP, CLASS_MAP, *paths])
+                or f"a path such as {paths[-1]!r}",
             )
         return Place(tap)
 
@@ -223,7 +249,8 @@ class TappedModel(nn.Module):
 
     def _places(self, taps: Sequence[str]) -> dict[str, Place]:
         """Where each tap sits; one forward tells what makes it, and how its map lies in memory."""
-        wanted = {tap: self._place(tap.removesuffix(".pre")) for tap in dict.fromkeys(taps)}
+        averaged = (LAST_MAP, CLASS_MAP)
+        wanted = {t: self._place(t if t.startswith(averaged) else t.removesuffix(".pre")) for t in dict.fromkeys(taps)}
         if not wanted:
             return {}
         trace, in_network = Trace(), getattr(self.model, "output_fmt", None) == "NHWC"
@@ -231,12 +258,27 @@ class TappedModel(nn.Module):
             self._logits(self.normalise(image))
         places = {}
         for tap, place in wanted.items():
+            if tap in averaged:
+                places[tap] = self._averaged(tap, trace, place)
+                continue
             before = trace.activation_before(place) if tap.endswith(".pre") else None
             if tap.endswith(".pre") and before is None:
                 self.taps_without_activation += (tap,)
             lies_so = trace.is_channels_last(place, in_network=in_network)
             places[tap] = replace(before or place, channels_last=lies_so)
         return places
+
+    def _averaged(self, tap: str, trace: Trace, embedding: Place) -> Place:
+        """Where the map lies whose mean the classifier reads."""
+        found = trace.averaged_into(embedding)
+        if found is None:
+            raise ModelError(
+                f"{type(self.model).__name__} has no {tap!r}: its classifier does not read the mean of a map",
+                where=embedding.path,
+                allowed="networks that average their last map, such as ResNet, MobileNetV2, EfficientNet or Swin",
+                remedy="such a network, or a method that needs no such map (see sapling methods)",
+            )
+        return found
 
     def _dry_run(self) -> dict[str, tuple[int, ...]]:
         """Shapes by tap; taps that a later layer overwrites are switched to copies."""

@@ -12,6 +12,8 @@ import torch
 from timm.layers import DropPath
 from torch import Tensor, nn
 
+LAST_MAP, CLASS_MAP = "last_map", "class_map"
+"""The map whose mean over the positions is the embedding, and what the classifier says of each of its positions."""
 _ACTIVATIONS = ("torch.nn.modules.activation", "timm.layers.activations", "timm.layers.activations_me")
 _PASSING = (nn.Identity, nn.Dropout, nn.Dropout2d, nn.Flatten, DropPath)  # in eval mode they hand on what they got
 
@@ -172,6 +174,28 @@ class Trace:
             return in_network and channels == last and channels != first
         return in_network
 
+    def averaged_into(self, place: Place) -> Place | None:
+        """The map or the tokens whose plain mean over the positions passes at ``place``; None where there is none.
+
+        Told by the values: the last layer whose output has that mean. Earlier ones may have it, too, while blocks do
+        nothing yet (their last norm starts at 0); what a pooling gives has one position and counts only if nothing else
+        does.
+        """
+        before, pooled = self._before(place)
+        if not isinstance(pooled, Tensor) or pooled.dim() not in (2, 4):
+            return None
+        wanted = pooled if pooled.dim() == 2 else pooled.mean(dim=(2, 3))
+        found: dict[bool, Place] = {}
+        for number, call in enumerate(before):
+            if (form := _mean_over(call.output, wanted)) is not None:
+                found[call.output.numel() > wanted.numel()] = Place(
+                    call.path,
+                    channels_last=form == "channels_last",
+                    call=sum(other.path == call.path for other in before[:number]),
+                    num_calls=sum(other.path == call.path for other in self.calls),
+                )
+        return found.get(True, found.get(False))
+
     def _before(self, place: Place) -> tuple[Sequence[Call], Any]:
         position, value = self._marks.get(place, (0, None))
         return self.calls[:position], value
@@ -199,6 +223,18 @@ def _is_same_memory(one: Any, two: Any) -> bool:
     """Whether two tensors are the same numbers at the same place (a view of another shape is)."""
     both = isinstance(one, Tensor) and isinstance(two, Tensor)
     return both and one.data_ptr() == two.data_ptr() and one.numel() == two.numel()
+
+
+def _mean_over(output: Any, wanted: Tensor) -> str | None:
+    """How a layer's output lies if its mean over the positions is ``wanted [B,D]``; None if that is not its mean."""
+    forms = {3: (("tokens", (1,)),), 4: (("map", (2, 3)), ("channels_last", (1, 2)))}
+    if isinstance(output, Tensor) and output.is_floating_point():
+        for form, positions in forms.get(output.dim(), ()):
+            mean = output.mean(dim=positions)
+            close = 1e-4 * float(wanted.abs().max())
+            if mean.shape == wanted.shape and torch.allclose(mean.to(wanted), wanted, rtol=0, atol=close):
+                return form
+    return None
 
 
 def _channels_of(module: nn.Module) -> int | None:

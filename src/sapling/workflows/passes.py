@@ -108,6 +108,11 @@ def check_names(config: RunConfig, task: str) -> None:
                 allowed="methods without class numbers, such as kd and dist",
                 remedy=f"turn mixing off ({', '.join(f'--{k} 0' for k in mixes)}), or --method kd",
             )
+        if config.train.ema_decay is not None and methods.load_class(config.method.name).ships_own_parts():
+            raise UsageError(
+                f"train.ema_decay {config.train.ema_decay} averages the student, and {arm!r} ships parts of its own",
+                remedy="leave train.ema_decay away, or a method that ships the student as it is, such as kd",
+            )
         least = requires.min_batch
         if config.train.batch_size < least:
             raise UsageError(
@@ -281,7 +286,7 @@ def train_members(
     reported: list[int] = []
 
     def evaluate(member: Member) -> dict[str, Any]:
-        logits, labels = logits_of(member.student, data, "val", config, machine)
+        logits, labels = logits_of(as_shipped(member), data, "val", config, machine)
         measured = classification_metrics(logits, labels, data.num_classes)
         # the matrix of the test split is kept; that of validation is not looked at
         latest[member.name] = {k: v for k, v in measured.items() if k not in scores.LONG}
@@ -333,6 +338,12 @@ def train_members(
         }
         write_json(folder / "member.json", record)
     checkpoint.unlink(missing_ok=True)
+
+
+def as_shipped(member: Member) -> TappedModel:
+    """The network that a member's folder would hold now: the student, unless its method ships another."""
+    network = member.method.deployable(member.student.model)
+    return member.student if network is member.student.model else TappedModel(network, member.student.preprocess)
 
 
 def member_record(run: Run, name: str) -> dict[str, Any] | None:
