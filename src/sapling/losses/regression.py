@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sapling.errors import MethodError
-from sapling.losses.checks import full_precision
+from sapling.losses.checks import check_pair, full_precision
 
 
 def squared_error(student: Tensor, teacher: Tensor) -> Tensor:
@@ -26,3 +26,17 @@ def squared_error(student: Tensor, teacher: Tensor) -> Tensor:
             remedy="project the student's feature to the teacher's channels",
         )
     return F.mse_loss(full_precision(student), full_precision(teacher))
+
+
+def cosine_error(student: Tensor, teacher: Tensor) -> Tensor:
+    """Mean over images and positions of 1 - cos between the channels of student and teacher: in [0,2].
+
+    Args:
+        student: ``[B,C,..]``; channels are axis 1, any positions behind it.
+        teacher: the same shape.
+
+    Raises:
+        MethodError: the shapes differ.
+    """
+    check_pair(student, teacher, "features")
+    return 1 - F.cosine_similarity(full_precision(student), full_precision(teacher), dim=1).mean()

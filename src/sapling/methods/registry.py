@@ -38,6 +38,7 @@ NOT_METHODS = frozenset(
         "diffusion",
         "generate",
         "labelloss",
+        "memory",
         "registry",
         "validate",
         "weights",
