@@ -47,7 +47,7 @@ class ImageRows(nn.Module):
         strangers = indices[~is_listed | (rows == self.num_rows)]
         if len(strangers):
             raise MethodError(
-                f"image {int(strangers[0])} of the batch is none of the {self.num_rows} training images that are remembered",
+                f"image {int(strangers[0])} is none of the {self.num_rows} training images that are remembered",
                 allowed="the images that the method was built for",
             )
         return rows
