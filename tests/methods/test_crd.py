@@ -67,6 +67,7 @@ def test_mixed_images_and_small_batches_are_refused():
 
 
 LABELS = torch.arange(N) % K
+SMALL, LARGE = {"embedding": (8,)}, {"embedding": (16,)}
 
 
 def with_banks(**config):
@@ -99,7 +100,7 @@ def test_banks_are_the_naive_ones():
     method = with_banks(temperature=0.5, num_negatives=9, momentum=0.3).double()
     partitions = None
     for step in range(3):
-        student, teacher = outputs_of(dict(embedding=(8,)), step, 16), outputs_of(dict(embedding=(16,)), 9 + step, 16)
+        student, teacher = outputs_of(SMALL, step, 16), outputs_of(LARGE, 9 + step, 16)
         given = batch(step)
         own, theirs = (
             unit(projector(side.features["embedding"]).detach().numpy())
@@ -153,7 +154,7 @@ def test_banks_keep_the_contract(test):
 
 def test_banks_come_back_and_gradients_are_right():
     first, second = with_banks().double(), with_banks().double()
-    student, teacher = outputs_of(dict(embedding=(8,)), 1, 16), outputs_of(dict(embedding=(16,)), 2, 16)
+    student, teacher = outputs_of(SMALL, 1, 16), outputs_of(LARGE, 2, 16)
     first(student, teacher, batch(), ONLY)
     second.load_state_dict(first.state_dict())
     losses = []
@@ -175,7 +176,7 @@ def test_banks_ask_for_numbers_of_images_and_are_bounded():
     assert methods.requires("crd", negatives="memory").indices
     assert not methods.requires("crd").indices
     many = dataclasses.replace(pair_info(), num_samples=2**21, train_labels=torch.arange(2**21) % K)
-    with pytest.raises(MethodError, match="2.0 GiB about the training images"):
+    with pytest.raises(MethodError, match=r"2\.0 GiB about the training images"):
         methods.build("crd", many, negatives="memory")
     for labels in (None, torch.zeros(N, dtype=torch.int64)):
         with pytest.raises(MethodError, match="two classes or more"):

@@ -21,6 +21,7 @@ from __future__ import annotations
 from pydantic import Field
 from torch import Tensor, nn
 
+from sapling.errors import MethodError
 from sapling.grids import as_vector, grid_of, resize, smaller, width_of
 from sapling.losses.divergence import kl_divergence, sigmoid_kl
 from sapling.losses.regression import cosine_error, squared_error
@@ -61,6 +62,11 @@ class Cosine(Method):
         self._teacher_tap = config.teacher_tap or config.tap
         self._own = grid_of(config.tap, info.student_shapes, side="student", method=self.name)
         self._theirs = grid_of(self._teacher_tap, info.teacher_shapes, side="teacher", method=self.name)
+        if self._theirs.channels < 2:
+            raise MethodError(
+                f"method {self.name!r} compares directions, and the teacher's {self._teacher_tap} has one channel",
+                allowed="2 channels or more",
+            )
         self.projector = nn.Sequential(
             nn.Conv2d(self._own.channels, self._theirs.channels, 1, bias=False), nn.BatchNorm2d(self._theirs.channels)
         )

@@ -149,10 +149,11 @@ def remarks_without_teacher(config: RunConfig) -> list[str]:
     """What to say of a run whose method has no teacher: it is there, and nobody listens to it."""
     if methods.requires(config.method.name, **config.method.options).teacher:
         return []
-    return [
+    remark = (
         f"Method {config.method.name} has no teacher: the students never hear {config.teacher.model}, which is only "
         "measured beside them. A small one (--teacher cnn3) or one that is trained already costs least."
-    ]
+    )
+    return [remark]
 
 
 def _accepts_weak(config: RunConfig) -> bool:
