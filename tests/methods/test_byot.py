@@ -89,8 +89,8 @@ def test_exits_behind_tokens_and_single_pixels():
         assert method.active_terms(Phase()) == method.terms
         sum(method(student, None, BATCH, STEP).values()).backward()
         assert all(student.features[s].grad.abs().sum() > 0 for s in ("stage2", "stage3"))
-    with pytest.raises(MethodError, match=r"student's stage3 of shape \[30, 12\]"):
-        make({**CNN, "stage3": (30, 12)})
+    with pytest.raises(MethodError, match=r"student's stage3 of shape \[31, 12\]"):
+        make({**CNN, "stage3": (31, 12)})
 
 
 def test_mixed_images_have_targets():

@@ -75,8 +75,8 @@ def test_any_two_networks(pair):
 
 
 def test_tokens_of_no_square_are_refused_with_their_shape():
-    with pytest.raises(MethodError, match=r"stage4 of shape \[30, 12\]"):
-        make({**CNN, "stage4": (30, 12)})
+    with pytest.raises(MethodError, match=r"stage4 of shape \[31, 12\]"):
+        make({**CNN, "stage4": (31, 12)})
 
 
 def test_classes_of_another_number_are_refused():

@@ -67,7 +67,7 @@ def test_gradient_is_that_of_the_softened_label():
 
 def test_class_weights_hold_for_both_halves():
     method, given = make(), batch()
-    method.label_loss = make_label_loss("class_weights", torch.tensor([0, 0, 0, 1, 2, 3, 4]), K)
+    method.label_loss = make_label_loss("class_weights", torch.tensor([0, 0, 0, 1, 2, 3, 4]), K).double()
     method(student(1), None, given, Step(progress=0.2))
     past, weights = student(1).logits.softmax(1), method.label_loss.by_class
     target = 0.6 * torch.nn.functional.one_hot(given.labels, K) + 0.4 * past

@@ -16,9 +16,9 @@ def test_a_whole_run_of_ps_kd(photos, tmp_path):
         # after one step it is no good, which would stop every run that listens to it
         teacher={"model": "cnn3", "epochs": 1, "lr": 1e-9},
         method="ps_kd",
-        train={**SMALL_RUN["train"], "num_seeds": 1, "epochs": 2},
-        deploy={"onnx": False},
-        output=tmp_path / "r",
+        train={**SMALL_RUN["train"], "num_seeds": 1, "epochs": 2, "threads": 1},
+        deploy={"onnx": False, "latency_seconds": 0},
+        output={"folder": str(tmp_path / "r"), "pictures": 0},
     )
     rows = [json.loads(line) for line in (tmp_path / "r" / "metrics.jsonl").read_text().splitlines()]
     first, second = [r["train"] for r in rows if r["member"] == "ps_kd-s0"]
