@@ -66,5 +66,5 @@ def test_noise_contrastive_is_a_binary_cross_entropy():
         total += math.log1p(math.exp(shift - p))
         for s, c in zip(row, times, strict=True):
             total += c * (math.log1p(math.exp(s - shift)) if s < 30 else s - shift)
-    assert float(noise_contrastive(positive, negative, counts, log_z, 7)) == pytest.approx(total / 3)
+    assert noise_contrastive(positive, negative, counts, log_z, 7).item() == pytest.approx(total / 3)
     assert torch.autograd.gradcheck(lambda p, n: noise_contrastive(p, n, counts, log_z, 7), (positive, negative))

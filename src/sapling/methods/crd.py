@@ -130,7 +130,7 @@ class Banks(nn.Module):
         check_table_size(
             "crd",
             2 * 4 * self.num_images * config.num_dimensions,
-            "fewer --set method.num_dimensions, or negatives=batch",
+            "--set method.num_dimensions=32, or --set method.negatives=batch",
         )
         if info.train_labels is None or int(torch.bincount(info.train_labels).max()) == self.num_images:
             raise MethodError(
@@ -183,7 +183,7 @@ class Banks(nn.Module):
         if self.training:
             self.log_partitions, self.is_started = partitions, torch.ones_like(self.is_started)
             self.student, self.teacher = (
-                write_rows(bank, rows, self._mixed(bank[rows], vectors.detach()))
+                write_rows(bank.clone(), rows, self._mixed(bank[rows], vectors.detach()))
                 for bank, vectors in ((self.student, own), (self.teacher, theirs))
             )
         return losses[0] + losses[1]

@@ -53,15 +53,16 @@ class ImageRows(nn.Module):
         return rows
 
 
+@torch.no_grad()
 def write_rows(table: Tensor, rows: Tensor, values: Tensor) -> Tensor:
-    """A copy of ``table`` ``[N,..]`` with ``values`` ``[B,..]`` in ``rows`` ``[B]``.
+    """Put ``values`` ``[B,..]`` into ``rows`` ``[B]`` of ``table`` ``[N,..]``, in place; gives the table.
 
     Where an image is in the batch twice (``--imbalance sampler`` draws it again) the last one is kept, on every device.
-    A copy, because the backward pass may still need the old one.
+    A table that the backward pass still needs is to be cloned first.
     """
     order = torch.arange(1, len(rows) + 1, device=rows.device)
     last = ((rows[:, None] == rows[None, :]) * order).argmax(dim=1)
-    return table.index_put((rows,), values[last].to(table))
+    return table.index_put_((rows,), values[last].to(table))
 
 
 def check_table_size(method: str, num_bytes: int, remedy: str) -> None:

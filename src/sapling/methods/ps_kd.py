@@ -52,7 +52,7 @@ class PSKD(Method):
             MethodError: it would be too large.
         """
         super().__init__(config, info)
-        check_table_size(self.name, 4 * info.num_samples * info.num_classes, "byot, which remembers nothing")
+        check_table_size(self.name, 4 * info.num_samples * info.num_classes, "--method byot, which remembers nothing")
         self.rows = ImageRows(info)
         self.register_buffer("answers", torch.zeros(info.num_samples, info.num_classes))
         self.register_buffer("is_known", torch.zeros(info.num_samples, dtype=torch.bool))
@@ -75,8 +75,8 @@ class PSKD(Method):
             terms["past"] = share * (past - now)
             self._share = torch.full_like(now.detach(), share)
             if self.training:
-                self.answers = write_rows(self.answers, rows, logits.detach().softmax(dim=1))
-                self.is_known = write_rows(self.is_known, rows, torch.ones_like(rows))
+                write_rows(self.answers, rows, logits.softmax(dim=1))
+                write_rows(self.is_known, rows, torch.ones_like(rows))
         return terms
 
     def observations(self) -> dict[str, Tensor]:
