@@ -70,6 +70,7 @@ class PairInfo:
         teacher_without_activation: the same for the teacher.
         multi_label: whether an image may have several labels: the label term is then ``bce``, each logit answers for
             itself, and batches have targets and no labels.
+        train_indices: ``[N]`` int64, what ``Batch.indices`` calls the images of ``train_labels``; None: 0 to N - 1.
     """
 
     num_classes: int
@@ -81,6 +82,7 @@ class PairInfo:
     student_without_activation: tuple[str, ...] = ()
     teacher_without_activation: tuple[str, ...] = ()
     multi_label: bool = False
+    train_indices: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -134,6 +134,8 @@ def test_every_term_of_the_student_gives_it_a_gradient(method):
             continue
         for wanted in method.active_terms(phase):
             step, student, teacher = ready(method, phase)
+            if method.requires.indices:  # at first there is nothing to remember
+                method(student, teacher, batch(), step)
             student = with_grad(student)
             method(student, teacher, batch(), dataclasses.replace(step, terms=(wanted,)))[wanted].backward()
             gradients = [t.grad for t in tensors(student) if t.grad is not None]
@@ -222,7 +224,16 @@ def test_a_cached_teacher_says_the_same(method):
             torch.testing.assert_close(results[2][term], results[0][term], rtol=2e-3, atol=1e-5)
 
 
+# what the student said is a constant in these, so the derivative of the value is not the gradient that is meant
+HOLD_STUDENT_STILL = {
+    "attention_guided": "tests/methods/test_attention_guided.py::test_gradients_are_right",
+    "byot": "tests/methods/test_byot.py::test_gradients_are_right",
+}
+
+
 def test_gradients_are_right(name):
+    if name in HOLD_STUDENT_STILL:
+        pytest.skip(f"see {HOLD_STUDENT_STILL[name]}")
     method = make(name).double()
     for phase in method.phases():
         if not phase.uses_student:

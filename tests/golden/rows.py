@@ -144,6 +144,29 @@ def term(method, name, student, teacher):
     return method(Outputs(ZS, student), Outputs(ZT, teacher), batch, step)[name].detach()
 
 
+def unit(values):
+    return values / values.norm(dim=1, keepdim=True)
+
+
+def crd(num_steps):
+    """The method with the recipe's projectors, banks and draws: the loss of a step, and Z after it."""
+    info = PairInfo(10, 100, {"embedding": (16,)}, {"embedding": (32,)}, train_labels=torch.arange(100) % 10)
+    method = methods.build("crd", info, negatives="memory", num_negatives=20, num_dimensions=8)
+    for projector, weight in (
+        (method.student_projector, draw(20, (8, 16), 0.2)),
+        (method.teacher_projector, draw(21, (8, 32), 0.2)),
+    ):
+        projector.weight.data, projector.bias.data = weight, torch.zeros(8)
+    method.banks.student, method.banks.teacher = unit(draw(22, (100, 8))), unit(draw(23, (100, 8)))
+    drawn = torch.from_numpy(np.random.RandomState(25).randint(0, 100, (8, 20)))
+    method.banks.draw = lambda labels: drawn
+    indices = torch.from_numpy(np.random.RandomState(24).permutation(100)[:8])
+    batch = Batch(torch.zeros(8, 3, 2, 2), Y, indices, torch.zeros(8, dtype=torch.int64))
+    for _ in range(num_steps):
+        loss = method(Outputs(ZS, EMBEDDED), Outputs(ZT, TAUGHT), batch, Step(terms=("crd",)))["crd"]
+    return loss.detach(), method.banks.log_partitions.exp()
+
+
 ROWS = {
     "KD T=4 (mdistiller kd_loss)": lambda: kd(temperature=4),
     "KD T=1": lambda: kd(temperature=1),
@@ -175,6 +198,10 @@ ROWS = {
     "OFD feat_loss mdistiller margin=-0.5": lambda: partial_distance(FS2, FT2, torch.full((64,), -0.5)),
     "OFD distillation_loss official margin=-0.5": lambda: 8 * partial_distance(FS2, FT2, torch.full((64,), -0.5)),
     "VID identity regressor init_var=5 stage3": lambda: gaussian_nll(FS2, FT2, torch.full((64,), 5.0)),
+    "CRD first step (fixed mem, K=20, N=100, d=8)": lambda: crd(1)[0],
+    "CRD second step (same inputs, memory updated)": lambda: crd(2)[0],
+    "CRD Z_v1": lambda: crd(1)[1][0],
+    "CRD Z_v2": lambda: crd(2)[1][1],
     "CTKD T0": lambda: methods.build("ctkd", PairInfo(num_classes=10, num_samples=8)).temperature.detach(),
     "TAKD KL (reduction mean) *T^2, T=4": lambda: kl_divergence(ZS, ZT, 4.0, "mean"),
     "CompRess KLD on logits": lambda: kl_divergence(ZS, ZT, 1.0),

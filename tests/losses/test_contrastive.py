@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from sapling.errors import MethodError
-from sapling.losses.contrastive import info_nce
+from sapling.losses.contrastive import info_nce, log_partition, noise_contrastive
 from tests.losses.test_hierarchical import draw
 
 LABELS = torch.tensor([0, 1, 0, 2, 1, 0])
@@ -50,3 +50,21 @@ def test_gradients_and_wrong_shapes():
     assert torch.autograd.gradcheck(lambda s, t: info_nce(s, t, LABELS, 0.5), (student, teacher))
     with pytest.raises(MethodError, match=r"\[6, 4\]"):
         info_nce(student, teacher[:, :3])
+
+
+def test_noise_contrastive_is_a_binary_cross_entropy():
+    positive, negative = draw(1, 3).requires_grad_(), (draw(2, 3, 4) * 50).requires_grad_()  # exp(50) must not overflow
+    counts = torch.tensor([[2.0, 0, 1, 0], [0, 0, 0, 3], [1, 1, 1, 0]], dtype=torch.float64)
+    log_z = log_partition(positive.detach(), negative.detach() / 50, counts, 7)
+    powers = [math.exp(p) for p in positive.tolist()]
+    for row, times in zip(negative.tolist(), counts.tolist(), strict=True):
+        powers += [c * math.exp(s / 50) for s, c in zip(row, times, strict=True)]
+    assert float(log_z) == pytest.approx(math.log(7 * sum(powers) / 12))
+    total = 0.0
+    for p, row, times in zip(positive.tolist(), negative.tolist(), counts.tolist(), strict=True):
+        shift = float(log_z) + math.log(3 / 7)
+        total += math.log1p(math.exp(shift - p))
+        for s, c in zip(row, times, strict=True):
+            total += c * (math.log1p(math.exp(s - shift)) if s < 30 else s - shift)
+    assert noise_contrastive(positive, negative, counts, log_z, 7).item() == pytest.approx(total / 3)
+    assert torch.autograd.gradcheck(lambda p, n: noise_contrastive(p, n, counts, log_z, 7), (positive, negative))

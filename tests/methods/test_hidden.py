@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sapling import methods
-from sapling.errors import ConfigError
+from sapling.errors import ConfigError, MethodError
 from sapling.models.create import create_model
 from sapling.models.load import Preprocess
 from sapling.models.tapped import TappedModel
@@ -14,8 +14,9 @@ from sapling.types import Batch, PairInfo, Phase, Step
 from tests.methods.hidden import CNN, WIDE, K, info_of, outputs_of
 
 NAMES = ["mgd", "reviewkd", "srrl", "vid", "vkd"]
-WITH_STAGES = ["ofd", "reviewkd", "vid"]
-NETWORKS = ["cnn3", "resnet8x4", "vit_tiny_patch16_224"]
+REAL = [*NAMES, "attention_guided", "byot", "cosine"]
+WITH_STAGES = ["attention_guided", "byot", "ofd", "reviewkd", "vid"]
+NETWORKS = ["cnn3", "resnet8x4", "vit_tiny_patch16_224", "mobilenetv3_small_050"]
 
 
 @pytest.fixture(scope="module")
@@ -26,9 +27,23 @@ def networks():
     return made
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", REAL)
 @pytest.mark.parametrize(("s", "t"), [("cnn3", "vit_tiny_patch16_224"), ("vit_tiny_patch16_224", "resnet8x4")])
 def test_real_networks(name, s, t, networks):
+    one_step(name, s, t, networks)
+
+
+@pytest.mark.parametrize("name", ["byot", "cosine"])
+def test_a_last_map_of_one_pixel(name, networks):
+    one_step(name, "mobilenetv3_small_050", "resnet8x4", networks)
+
+
+def test_one_pixel_cannot_be_weighed(networks):
+    with pytest.raises(MethodError, match=r"weighs pixels.*single one in the student's stage4"):
+        one_step("attention_guided", "mobilenetv3_small_050", "resnet8x4", networks)
+
+
+def one_step(name, s, t, networks):
     preprocess = Preprocess(32, 32, (0.5,) * 3, (0.5,) * 3)
     taps = methods.taps(name)
     student = TappedModel(networks[s], preprocess, taps.student)
@@ -55,7 +70,7 @@ def test_a_stage_counts_once(name):
         methods.build(name, info_of(CNN, WIDE), stages=["stage4", "stage4"])
 
 
-@pytest.mark.parametrize("name", [*NAMES, "ofd"])
+@pytest.mark.parametrize("name", [*NAMES, "byot", "cosine", "ofd"])
 def test_several_labels_per_image(name):
     method = methods.build(name, info_of(CNN, WIDE, multi_label=True)).double()
     targets = (torch.rand(6, K) < 0.4).double()

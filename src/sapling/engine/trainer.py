@@ -214,7 +214,7 @@ def _train_epoch(
     watcher: Watcher | None,
 ) -> list[dict[str, Any]]:
     num_batches = data.num_batches(settings.batch_size)
-    needs_teacher = teacher is not None and any(set(m.terms) - {"ce", "bce"} for m in members)
+    needs_teacher = any(m.method.requires.teacher and set(m.terms) - {"ce", "bce"} for m in members)
     meters, pulls = ({m.name: Meter() for m in members} for _ in range(2))
     every = stride([len(m.terms) for m in members], num_batches * settings.epochs)
     before = dict(clock)
@@ -232,7 +232,7 @@ def _train_epoch(
     mark = time.perf_counter()
     for number, batch in enumerate(batches):
         mark = charge(clock, "data", mark)
-        target = teacher.outputs(batch) if teacher and needs_teacher else None
+        target = teacher.outputs(batch) if teacher is not None and needs_teacher else None
         mark = charge(clock, "teacher", mark)
         for member in members:
             step = member.stretch.step(epoch, number / num_batches, member.terms)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from sapling.errors import MethodError
+from sapling.losses.checks import full_precision
 from sapling.losses.maps import as_map, same_size
 from sapling.losses.relation import unit
 
@@ -44,3 +46,45 @@ def attention_error(student: Tensor, teacher: Tensor, power: float = 2.0) -> Ten
     """
     student, teacher = same_size(as_map(student), as_map(teacher))
     return (attention_map(student, power) - attention_map(teacher, power)).square().mean()
+
+
+def relative_attention(feature: Tensor) -> Tensor:
+    """``[B,H,W]``: the mean over channels of ``|F|`` at each pixel, over its mean over the image, which becomes 1.
+
+    Args:
+        feature: ``[B,C,H,W]``; an image that is 0 everywhere has an attention of 0.
+    """
+    energy = as_map(feature).abs().mean(dim=1)
+    return energy / energy.mean(dim=(1, 2), keepdim=True).clamp_min(torch.finfo(energy.dtype).tiny)
+
+
+def region_weights(importance: Tensor, temperature: float) -> Tensor:
+    """``[B,H,W]`` weights with a mean of 1 per image: ``H W softmax(importance / T)`` over the pixels.
+
+    The mask of Zhang, Ma 2021 (attention-guided distillation). The smaller T, the fewer pixels count.
+
+    Args:
+        importance: ``[B,H,W]``.
+        temperature: T.
+    """
+    flat = importance.flatten(1)
+    return (flat.shape[1] * torch.softmax(flat / temperature, dim=1)).reshape(importance.shape)
+
+
+def regional_error(student: Tensor, teacher: Tensor, weights: Tensor) -> Tensor:
+    """Squared difference of two maps, mean over channels, weighted by pixel, mean over pixels and images.
+
+    Args:
+        student: ``[B,C,H,W]``.
+        teacher: the same shape.
+        weights: ``[B,H,W]``.
+
+    Raises:
+        MethodError: the shapes do not fit.
+    """
+    if student.shape != teacher.shape or weights.shape != (len(student), *student.shape[2:]):
+        raise MethodError(
+            f"student map {list(student.shape)}, teacher map {list(teacher.shape)}, weights {list(weights.shape)}",
+            allowed="one shape [B,C,H,W] for both maps, and weights [B,H,W]",
+        )
+    return ((full_precision(student) - full_precision(teacher)).square().mean(dim=1) * weights).mean()

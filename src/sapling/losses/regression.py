@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sapling.errors import MethodError
-from sapling.losses.checks import full_precision
+from sapling.losses.checks import check_pair, full_precision
 
 
 def squared_error(student: Tensor, teacher: Tensor) -> Tensor:
@@ -58,3 +58,17 @@ def repeated_error(student: Tensor, teacher: Tensor) -> Tensor:
     """
     num_copies = max(1, student.shape[1] // teacher.shape[1])
     return num_copies * squared_error(student, teacher.repeat(1, num_copies, 1, 1))
+
+
+def cosine_error(student: Tensor, teacher: Tensor) -> Tensor:
+    """Mean over images and positions of 1 - cos between the channels of student and teacher: in [0,2].
+
+    Args:
+        student: ``[B,C,..]``; channels are axis 1, any positions behind it.
+        teacher: the same shape.
+
+    Raises:
+        MethodError: the shapes differ.
+    """
+    check_pair(student, teacher, "features")
+    return 1 - F.cosine_similarity(full_precision(student), full_precision(teacher), dim=1).mean()

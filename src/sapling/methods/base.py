@@ -326,6 +326,14 @@ class Method(nn.Module):
         Raises:
             MethodError: one of the two is missing, or the batch is smaller than the method can use.
         """
+        return self.present(student), self.constant(teacher)
+
+    def present(self, student: Outputs | None) -> Outputs:
+        """Return the student's outputs; for a method that has no teacher.
+
+        Raises:
+            MethodError: there are none, or the batch is smaller than the method can use.
+        """
         if student is None:
             raise MethodError(f"method {self.name!r} needs the student's outputs, and there are none")
         size, least = student.logits.shape[0], self.requires.min_batch
@@ -335,7 +343,7 @@ class Method(nn.Module):
                 allowed=f"{least} or more",
                 remedy=f"--batch-size {least} or more, or another method",
             )
-        return student, self.constant(teacher)
+        return student
 
     def constant(self, teacher: Outputs | None) -> Outputs:
         """Return the teacher's outputs cut from their graph: nothing that a method does trains a teacher.

@@ -41,6 +41,7 @@ NOT_METHODS = frozenset(
         "diffusion",
         "generate",
         "labelloss",
+        "memory",
         "registry",
         "validate",
         "weights",

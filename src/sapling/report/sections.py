@@ -63,7 +63,7 @@ def warnings_of(summary: Summary) -> list[str]:
         names = ", ".join(wording.clean(c.get("name", "check")) for c in failed)
         text = "The teacher did not pass its check" + (f" ({names})" if names else "")
         if gate.get("overridden"):
-            text += ", and training went on because it was told to accept a weak teacher"
+            text += ", and training went on all the same"
         found.append(text + ". What follows says little about distillation from a good teacher.")
     if summary.results and not summary.results.get("finished"):
         found.append("This run was not finished. Figures below show how far it came.")

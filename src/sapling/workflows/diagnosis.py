@@ -185,8 +185,11 @@ def diagnosis(
         acceptance=acceptance_of(run),
     )
     result: dict[str, Any] = {"measured": measured.as_dict(), "not_looked_at": not_looked_at(measured)}
+    is_taught = methods.requires(run.config.method.name, **run.config.method.options).teacher
+    if not is_taught:
+        result["not_looked_at"].append(f"what a teacher does (method {run.config.method.name} has none)")
     if measured.outcome != "better":
-        findings = diagnose(measured)
+        findings = [f for f in diagnose(measured) if is_taught or f.name == "steps"]
         result["findings"] = [_entry(f, remedy_for(f, measured, run.config), run) for f in findings]
         if not findings:
             result["next"] = _entry(None, without_finding(measured, run.config), run)

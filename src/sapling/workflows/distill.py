@@ -23,7 +23,7 @@ from sapling.workflows import measures, scores
 from sapling.workflows.dataset import data_warnings, open_checked, write_data_card
 from sapling.workflows.diagnosis import diagnosis, log_line, look
 from sapling.workflows.gallery import write_gallery
-from sapling.workflows.gate import refuse_replaced, warnings_about
+from sapling.workflows.gate import refuse_replaced, remarks_without_teacher, warnings_about
 from sapling.workflows.networks import log_notes
 from sapling.workflows.passes import (
     Machine,
@@ -130,6 +130,8 @@ def _work(run: Run, screen: Screen) -> None:
         f"data: {data.num_classes} classes; {sizes['train']} train, {sizes['val']} validation, {sizes['test']} test "
         f"images at {data.img_size} px; {machine.precision} on {machine.device}, {machine.threads} threads"
     )
+    for remark in remarks_without_teacher(config):
+        run.log(remark)
     teacher = get_teacher(run, data, machine, screen)
     epochs = epochs_for(config, data)
     log_notes(run, epochs)
@@ -280,7 +282,7 @@ def _judge(
         "comparison": {"measure": measure, "verdict": verdict.as_dict(), **figures},
         "shipped": shipped,
         **({"phases": phases} if phases else {}),
-        "warnings": [*warnings_of(teacher.card, data), *phase_warnings(phases)],
+        "warnings": [*remarks_without_teacher(config), *warnings_of(teacher.card, data), *phase_warnings(phases)],
     }
     results["diagnosis"] = diagnosis(
         run,

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from sapling import methods
 from sapling.config import RunConfig
 from sapling.data.folds import FOLDS_FILE
 from sapling.data.loader import Dataset
@@ -80,7 +81,7 @@ def judge(
     if given and gate.checks[0].passed:  # the answers are finite
         gate = gate.joined(UNCHECKED if data.multi_label else _preprocessing(loaded, data, machine).check)
     where = f"teacher {config.teacher.model}" + (f", {name}" if name else "")
-    gate = stop_if_failed(gate, accept_weak=config.teacher.accept_weak, where=where)
+    gate = stop_if_failed(gate, accept_weak=_accepts_weak(config), where=where)
     metrics = classification_metrics(logits, labels, data.num_classes)
     on_val = soft_targets(logits, labels)
     on_train = soft_targets(*logits_of(model, some(data, "train", NUM_TRAIN_IMAGES), "train", config, machine))
@@ -111,7 +112,7 @@ def judge_together(
     """
     logits, labels = answers_of(teacher, data, "val", config, machine)
     own = check_label_answers(logits, labels) if data.multi_label else check_answers(logits, labels)
-    accept, where = config.teacher.accept_weak, f"teacher {config.teacher.model}, all of its answers together"
+    accept, where = _accepts_weak(config), f"teacher {config.teacher.model}, all of its answers together"
     results = {
         **{k: j.gate for k, j in apart.items()},
         "together": stop_if_failed(own, accept_weak=accept, where=where),
@@ -142,6 +143,22 @@ def some(data: Dataset, part: Literal["train", "val"], most: int) -> Dataset:
     chosen = np.sort(np.random.default_rng(0).choice(chosen, most, replace=False))
     split = replace(data.split, train=chosen) if part == "train" else replace(data.split, val=chosen)
     return replace(data, split=split)
+
+
+def remarks_without_teacher(config: RunConfig) -> list[str]:
+    """What to say of a run whose method has no teacher: it is there, and nobody listens to it."""
+    if methods.requires(config.method.name, **config.method.options).teacher:
+        return []
+    remark = (
+        f"Method {config.method.name} has no teacher: the students never hear {config.teacher.model}, which is only "
+        "measured beside them. A small one (--teacher cnn3) or one that is trained already costs least."
+    )
+    return [remark]
+
+
+def _accepts_weak(config: RunConfig) -> bool:
+    """Whether a teacher that fails may stay: the user says so, or nobody listens to it."""
+    return config.teacher.accept_weak or bool(remarks_without_teacher(config))
 
 
 def _preprocessing(loaded: LoadedModel, data: Dataset, machine: Machine) -> PreprocessingResult:

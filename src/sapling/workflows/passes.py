@@ -217,6 +217,7 @@ def pair_info(data: Dataset, student: TappedModel, teacher: Teacher | None) -> P
         student_shapes=student.shapes,
         teacher_shapes=teacher.shapes if teacher else {},
         train_labels=None if data.multi_label else torch.from_numpy(data.labels("train")),
+        train_indices=torch.from_numpy(data.split.train.copy()),
         teacher_card=teacher.card if teacher else None,
         student_without_activation=student.taps_without_activation,
         teacher_without_activation=teacher.taps_without_activation if teacher else (),

@@ -1,0 +1,36 @@
+"""A method without a teacher, from pictures to the report: the teacher is measured, never asked, and that is said."""
+
+from __future__ import annotations
+
+import json
+
+import sapling
+from sapling.evaluation.diagnosis import CAUSES
+from tests.conftest import SMALL_RUN
+
+
+def test_a_whole_run_of_ps_kd(photos, tmp_path):
+    run = sapling.distill(
+        data={"source": str(photos), "img_size": 16},
+        student="cnn3",
+        # after one step it is no good, which would stop every run that listens to it
+        teacher={"model": "cnn3", "epochs": 1, "lr": 1e-9},
+        method="ps_kd",
+        train={**SMALL_RUN["train"], "num_seeds": 1, "epochs": 2, "threads": 1},
+        deploy={"onnx": False, "latency_seconds": 0},
+        output={"folder": str(tmp_path / "r"), "pictures": 0},
+    )
+    rows = [json.loads(line) for line in (tmp_path / "r" / "metrics.jsonl").read_text().splitlines()]
+    first, second = [r["train"] for r in rows if r["member"] == "ps_kd-s0"]
+    assert set(first) == {"ce", "past", "_share", "loss"}
+    assert first["past"] == 0  # nothing to remember yet
+    assert second["past"] != 0
+    results = run.results
+    assert results["teacher"]["gate"]["passed"] is False
+    assert results["cost"]["teacher_forward_seconds"] < 0.1 * results["cost"]["student_seconds"]
+    (said,) = [w for w in results["warnings"] if "has no teacher" in w]
+    assert "never hear cnn3" in said
+    assert "Method ps_kd has no teacher" in (run.folder / "log.txt").read_text()
+    assert "Method ps_kd has no teacher" in (run.folder / "report.html").read_text()
+    assert {f["name"] for f in results["diagnosis"].get("findings", [])} <= {"steps"} < set(CAUSES)
+    assert "what a teacher does (method ps_kd has none)" in results["diagnosis"]["not_looked_at"]
