@@ -44,6 +44,7 @@ from sapling.workflows.phases import phase_results, phase_warnings, prepare_phas
 from sapling.workflows.several import teacher_names
 from sapling.workflows.ship import deploy
 from sapling.workflows.teacher import CheckedTeacher, get_teacher, measure_teacher
+from sapling.workflows.track import tracked
 
 CONTROL = "control"
 ANSWERS = ("num_teachers", "symmetrise", "cross_fit")
@@ -96,7 +97,7 @@ def distill(config: RunConfig | None = None, *, screen: Screen | None = None, **
             remedy="sapling train DATA --model cnn3 trains a student alone",
         )
     check_names(config, "distill")
-    with Run(run_folder(config, "distill"), config, task="distill") as run:
+    with Run(run_folder(config, "distill"), config, task="distill") as run, tracked(run):
         run.say = screen.say
         refuse_replaced(run)
         if not run.is_finished:

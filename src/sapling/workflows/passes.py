@@ -28,6 +28,7 @@ from sapling.models.load import LoadedModel, Preprocess, load_model, save_model
 from sapling.models.tapped import TappedModel
 from sapling.record import Run, atomic_file, read_json, write_json
 from sapling.screen import Screen
+from sapling.trackers import check_trackers
 from sapling.types import PairInfo, Teacher
 from sapling.workflows import scores
 from sapling.workflows.networks import check_settings_are_used, is_given
@@ -84,12 +85,14 @@ def prepare_machine(config: RunConfig, run: Run | None = None) -> Machine:
 
 
 def check_names(config: RunConfig, task: str) -> None:
-    """Refuse unknown networks and methods before anything is decoded or trained.
+    """Refuse unknown networks and methods, and trackers that are missing, before anything is decoded or trained.
 
     Raises:
         ModelError: no such network.
         MethodError: no such method.
+        UsageError: settings that exclude each other, or a package that is not installed.
     """
+    check_trackers(config.output.trackers)
     if is_given(config.student.model):
         raise UsageError(
             f"the student {config.student.model!r} is a trained network; a student is trained from its seed",

@@ -29,6 +29,7 @@ from sapling.workflows.passes import (
     train_members,
 )
 from sapling.workflows.ship import deploy
+from sapling.workflows.track import tracked
 
 
 def train(config: RunConfig | None = None, *, screen: Screen | None = None, **blocks: Any) -> RunResult:
@@ -46,7 +47,7 @@ def train(config: RunConfig | None = None, *, screen: Screen | None = None, **bl
     """
     config, screen = settled(config, blocks), screen or Screen(quiet=True)
     check_names(config, "train")
-    with Run(run_folder(config, "train"), config, task="train") as run:
+    with Run(run_folder(config, "train"), config, task="train") as run, tracked(run):
         run.say = screen.say
         if not run.is_finished:
             _work(run, screen)
