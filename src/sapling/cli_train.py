@@ -253,6 +253,7 @@ def _run(task: str, blocks: dict[str, Any], *, dry_run: bool, quiet: bool, where
     from sapling.data.splits import make_split
     from sapling.record import refuse_foreign_folder, run_folder
     from sapling.trackers import check_trackers
+    from sapling.workflows.conflicts import check_method_fits, known_needs
 
     config: RunConfig = build(blocks, where=where)
     folder, d = run_folder(config, task), config.data
@@ -263,6 +264,8 @@ def _run(task: str, blocks: dict[str, Any], *, dry_run: bool, quiet: bool, where
 
     if not dry_run:
         screen.say(f"sapling {task}: {d.source} -> {folder}")
+    if task == "distill" and (needs := known_needs(config)) is not None:
+        check_method_fits(config, needs)
     # what is wrong with data is said before torch is imported
     source = open_source(d.source, columns=d.columns)
     if d.group_pattern is not None:

@@ -319,4 +319,5 @@ def now() -> str:
 
 def command_line() -> str:
     """The command that started this process, for the report."""
-    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    program = Path(sys.argv[0]).name
+    return shlex.join(["sapling" if program == "__main__.py" else program, *sys.argv[1:]])

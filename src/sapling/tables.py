@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sapling.data.layout import printable
+from sapling.data.layout import many, printable
 from sapling.errors import SaplingError, UsageError, nearest
 from sapling.record import atomic_file
-from sapling.screen import duration, file_size
+from sapling.screen import Screen, docstring, duration, file_size
 
 FEW_MODELS, MOST_MODELS = 20, 100
 
@@ -101,8 +101,8 @@ def _size(entry: Mapping[str, Any]) -> tuple[str, str]:
 def _onnx(onnx: Mapping[str, Any]) -> str:
     one = onnx["latency_ms"]["1"]["p50"]
     return (
-        f"{file_size(onnx['bytes'])}, {one:.2f} ms an image on {onnx['threads']} threads, "
-        f"logits within {onnx['max_abs_logit_difference']:.0e} of torch on {onnx['images']} images"
+        f"{file_size(onnx['bytes'])}, {one:.2f} ms an image on {many(onnx['threads'], 'thread')}, "
+        f"logits within {onnx['max_abs_logit_difference']:.0e} of torch on {many(onnx['images'], 'image')}"
     )
 
 
@@ -115,7 +115,7 @@ def metrics_table(result: Mapping[str, Any]) -> None:
     """What ``sapling evaluate`` prints."""
     from rich.text import Text
 
-    table = _table(("measure", "left"), (f"{result['split']} ({result['num_images']} images)", "right"))
+    table = _table(("measure", "left"), (f"{result['split']} ({many(result['num_images'], 'image')})", "right"))
     for key, label in (
         ("map", "mean average precision"),
         ("auc", "area under the ROC curve"),
@@ -153,7 +153,7 @@ def print_plan(plan: Mapping[str, Any]) -> None:
         if role in plan:
             card = plan[role]
             epochs = card.get("epochs", plan["epochs"])
-            training = f"trained for {epochs} epochs" if epochs else "given"
+            training = f"trained for {many(epochs, 'epoch')}" if epochs else "given"
             sizes = f"{card['parameters']:,} parameters, {card['macs'] / 1e6:,.1f} M MACs"
             num = card.get("num_teachers", 1)
             if num > 1:
@@ -161,7 +161,7 @@ def print_plan(plan: Mapping[str, Any]) -> None:
                 sizes += " in all"
             table.add_row(role, Text(f"{card['model']}: {sizes}, {training}"))
             if card.get("cross_fit"):
-                table.add_row("", f"cross-fitted: each is trained without one of {num} folds, and answers it alone")
+                table.add_row("", f"cross-fitted: each was trained without one of {num} folds, and answers it alone")
             if card.get("symmetries", 1) > 1:
                 table.add_row("", f"symmetrised: it answers {card['symmetries']} ways to lay each image")
             if (passes := card.get("forward_passes", 1)) > 1:
@@ -170,14 +170,17 @@ def print_plan(plan: Mapping[str, Any]) -> None:
         options = ", ".join(f"{k} {v}" for k, v in plan["method"].items() if k != "name")
         table.add_row("method", Text(f"{plan['method']['name']} {options}".strip()))
     for phase in plan.get("phases", ()):
-        steps = f"{phase['epochs']} epochs, {phase['steps']:,} steps on the teacher alone"
+        steps = f"{many(phase['epochs'], 'epoch')}, {phase['steps']:,} steps on the teacher alone"
         table.add_row("phase", Text(f"{phase['name']}: {steps}, once for all seeds"))
-    runs = f"{plan['seeds']} seeds, control and student each" if "teacher" in plan else "1 seed"
+    runs = many(plan["seeds"], "seed") + (", control and student each" if "teacher" in plan else "")
     table.add_row("training", f"{runs}; batch {plan['batch_size']}")
-    table.add_row("machine", f"{m['device']}, {m['precision']}, {m['threads']} threads")
+    table.add_row("machine", f"{m['device']}, {m['precision']}, {many(m['threads'], 'thread')}")
     table.add_row("folder", Text(str(plan["folder"])))
     table.add_row("time", f"about {duration(plan['estimated_seconds'])}")
-    _console().print(table)
+    console = _console()
+    console.print(table)
+    for warning in plan.get("warnings", ()):
+        console.print(Text(f"note: {warning}", style="yellow"))
 
 
 def print_card(card: Card, page: Path) -> None:
@@ -253,7 +256,7 @@ def print_predictions(predictions: Sequence[Prediction], *, as_json: bool, outpu
             for row in rows if not several else ():
                 for rank, c in enumerate(row["classes"], 1):
                     writer.writerow([row["path"], rank, c["class"], f"{c['probability']:.6f}"])
-        print(f"{len(rows) - len(failed)} images -> {output}")
+        print(f"{many(len(rows) - len(failed), 'image')} -> {output}")
     elif as_json:
         print(json.dumps(rows, ensure_ascii=False))
     else:
@@ -324,11 +327,11 @@ def show_methods(name: str | None, *, as_json: bool) -> None:
     console.print(Text(f"{e['name']}: {e['title']}", style="bold"))
     for label in ("summary", "formula", "paper", "defaults", "departures"):
         if e.get(label):
-            console.print(Text.assemble((f"{label}  ", "dim"), str(e[label])))
+            console.print(Text.assemble((f"{label}  ", "dim"), docstring(str(e[label]))))
     table = _table(("setting", "left"), ("default", "left"), ("meaning", "left"))
     for field, schema in e["fields"].items():
         default = e["default_weights"] if field == "weights" else schema.get("default")
-        table.add_row(*(Text(str(v)) for v in (field, default, schema.get("description", ""))))
+        table.add_row(Text(str(field)), Text(str(default)), docstring(str(schema.get("description", ""))))
     console.print(table)
 
 
@@ -372,7 +375,12 @@ def show_models(pattern: str, *, sizes: bool, as_json: bool) -> None:
         )
     from sapling.models.catalogue import describe_model
 
-    cards = [describe_model(name) for name in found]
+    cards = []
+    with Screen().bar("counting", len(found)) as bar:
+        for name in found:
+            bar.advance(0, name)
+            cards.append(describe_model(name))
+            bar.advance(1, name)
     if as_json:
         print(json.dumps([card.as_dict() for card in cards]))
         return

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from sapling import methods
 from sapling.config import RunConfig, build
+from sapling.data.layout import many
 from sapling.data.loader import Dataset
 from sapling.errors import UsageError
 from sapling.evaluation.fidelity import fidelity
@@ -128,7 +129,7 @@ def _work(run: Run, screen: Screen) -> None:
     sizes = data_sizes(data)
     run.log(
         f"data: {data.num_classes} classes; {sizes['train']} train, {sizes['val']} validation, {sizes['test']} test "
-        f"images at {data.img_size} px; {machine.precision} on {machine.device}, {machine.threads} threads"
+        f"images at {data.img_size} px; {machine.precision} on {machine.device}, {many(machine.threads, 'thread')}"
     )
     teacher = get_teacher(run, data, machine, screen)
     epochs = epochs_for(config, data)
@@ -199,7 +200,7 @@ def _seed_pass(
             teacher_identity=teacher.identity,
             screen=screen,
         )
-    run.log(f"seed {seed}: training {' and '.join(m.name for m in members)}, {epochs} epochs")
+    run.log(f"seed {seed}: training {' and '.join(m.name for m in members)}, {many(epochs, 'epoch')}")
     train_members(
         run,
         members,
@@ -279,7 +280,7 @@ def _judge(
         "comparison": {"measure": measure, "verdict": verdict.as_dict(), **figures},
         "shipped": shipped,
         **({"phases": phases} if phases else {}),
-        "warnings": [*warnings_of(teacher.card, data), *phase_warnings(phases)],
+        "warnings": [*warnings_of(teacher.card, data, config), *phase_warnings(phases)],
     }
     results["diagnosis"] = diagnosis(
         run,
@@ -366,9 +367,9 @@ def manifest(
     }
 
 
-def warnings_of(card: Mapping[str, Any], data: Dataset) -> list[str]:
+def warnings_of(card: Mapping[str, Any], data: Dataset, config: RunConfig) -> list[str]:
     """What a reader must know before the figures."""
-    return [*warnings_about(card), *data_warnings(data)]
+    return [*warnings_about(card, config, data.spec), *data_warnings(data)]
 
 
 def _cost(results: Mapping[str, Any], run: Run) -> dict[str, float]:

@@ -15,15 +15,15 @@ from torch import nn
 from sapling.data.loader import Dataset
 from sapling.errors import ModelError
 from sapling.evaluation.classes import class_gains
-from sapling.evaluation.efficiency import measure_network, num_cores
+from sapling.evaluation.efficiency import measure_network
 from sapling.evaluation.fidelity import linear_cka
 from sapling.evaluation.levels import measure_levels
 from sapling.models.load import ensemble_folders, load_model
 from sapling.models.tapped import TappedModel
-from sapling.record import Run, read_json
+from sapling.record import Run
 from sapling.teachers.ensemble import Ensemble
 from sapling.workflows.passes import Machine, load_trained
-from sapling.workflows.ship import first_images
+from sapling.workflows.ship import first_images, threads_of
 
 CKA_IMAGES = 512
 Logits = NDArray[np.float32]
@@ -106,9 +106,7 @@ def efficiency(run: Run, data: Dataset, results: Mapping[str, Any]) -> dict[str,
     symmetries, which nobody deploys.
     """
     seconds = run.config.deploy.latency_seconds
-    kept = run.path("machine.json")  # the threads of training, on which all that is timed here runs too
-    threads = int(read_json(kept)["threads"]) if kept.exists() else run.config.train.threads or num_cores()
-    networks = []
+    threads, networks = threads_of(run), []
     shipped = next(m for m in results["members"] if m["name"] == results["shipped"]["member"])
     for role, folder, known in (("teacher", "teacher", results.get("teacher")), ("student", "student", shipped)):
         if not known:

@@ -103,22 +103,6 @@ def check_names(config: RunConfig, task: str) -> None:
         arm = Path(config.method.name).stem
         if arm in RESERVED_ARMS:
             raise UsageError(f"a method cannot be called {arm!r}", allowed="any name but " + ", ".join(RESERVED_ARMS))
-        requires = methods.requires(config.method.name, **config.method.options)
-        mixes = [k for k in ("mixup", "cutmix") if getattr(config.data, k) > 0]
-        if requires.labels and mixes and config.data.mix_share > 0:
-            raise UsageError(
-                f"method {arm!r} needs one class number per image, and {' and '.join(mixes)} would mix the images",
-                allowed="methods without class numbers, such as kd and dist",
-                remedy=f"turn mixing off ({', '.join(f'--{k} 0' for k in mixes)}), or --method kd",
-            )
-        least = requires.min_batch
-        if config.train.batch_size < least:
-            raise UsageError(
-                f"method {arm!r} compares images with each other and the batch size is {config.train.batch_size}",
-                allowed=f"{least} or more",
-                remedy=f"--batch-size {max(least, 64)}",
-            )
-        methods.taps(config.method.name, **config.method.options)
         check_settings_are_used(config)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sapling.config import RunConfig
+from sapling.data.layout import many
 from sapling.data.loader import Dataset
 from sapling.models.create import count_macs, count_parameters, resolve_name
 from sapling.models.load import load_model
@@ -78,8 +79,8 @@ def _work(run: Run, screen: Screen) -> None:
         freeze_backbone=config.student.freeze_backbone,
     )
     run.log(
-        f"training {architecture}, {epochs} epochs, {len(data.split.train)} images of {data.num_classes} classes at "
-        f"{data.img_size} px; {machine.precision} on {machine.device}, {machine.threads} threads"
+        f"training {architecture}, {many(epochs, 'epoch')}, {len(data.split.train)} images of {data.num_classes} "
+        f"classes at {data.img_size} px; {machine.precision} on {machine.device}, {many(machine.threads, 'thread')}"
     )
     train_members(
         run,
