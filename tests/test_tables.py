@@ -34,7 +34,8 @@ def test_one_of_a_thing_is_one_of_it(capsys):
         assert words in shown
     assert "on 1 thread, logits within 1e-06 of torch on 1 image" in tables.export_lines({"path": "x", **ONNX})
     verdict = {"num_seeds": 1, "difference": 0.0, "low": 0.0, "high": 0.0}
-    text = "\n".join(card._lines({"comparison": {"verdict": verdict}, "deploy": {"onnx": ONNX}}))
+    results = {"comparison": {"verdict": verdict}, "deploy": {"onnx": ONNX}}
+    text = "\n".join(card._quality(results, {"test": {"top1": 0.5}}))
     assert "over 1 seed)" in text
     assert "with 1 thread on" in text
 
