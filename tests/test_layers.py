@@ -23,11 +23,12 @@ ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "bands": {"errors"},
     "screen": {"errors"},
+    "trackers": {"errors"},
     # no torch (test_lazy): of the other parts they may use only what imports none
     "config_errors": {"errors"},
     "assignments": {"errors"},
     "config_history": set(),
-    "config": {"errors", "config_errors", "config_history", "assignments", "bands", "methods", "data"},
+    "config": {"errors", "config_errors", "config_history", "assignments", "bands", "methods", "data", "trackers"},
     "record": {"errors", "config"},
     "report": {"errors", "record"},
     "losses": BASE,

@@ -131,3 +131,15 @@ assert code == 2, code
     )
     assert hint in out
     assert "Traceback" not in out
+
+
+@needs_cli
+def test_what_a_method_refuses_is_said_before_torch():
+    for words in ('"at", "--teachers", "2", "--set", "teacher.cross_fit=true"', '"crd", "--mixup", "0.2"'):
+        out = run(
+            f"""
+from sapling.cli import main
+assert main(["distill", "no/such/folder", "--dry-run", "--method", {words}]) == 2
+"""
+        )
+        assert "learns from the teacher's features" in out or "needs one class number" in out

@@ -135,7 +135,7 @@ def methods_(
     name: Annotated[str | None, typer.Argument(help="Show one method whole.")] = None, as_json: AsJson = False
 ) -> None:
     """List the distillation methods, or explain one."""
-    from sapling.tables import show_methods
+    from sapling.listings import show_methods
 
     show_methods(name, as_json=as_json)
 
@@ -147,7 +147,7 @@ def models(
     as_json: AsJson = False,
 ) -> None:
     """List the networks that can be teacher or student."""
-    from sapling.tables import show_models
+    from sapling.listings import show_models
 
     show_models(pattern, sizes=sizes, as_json=as_json)
 
@@ -155,7 +155,7 @@ def models(
 @app.command()
 def datasets(as_json: AsJson = False) -> None:
     """List the public data sets that have a name here: sapling distill eurosat."""
-    from sapling.tables import show_datasets
+    from sapling.listings import show_datasets
 
     show_datasets(as_json=as_json)
 

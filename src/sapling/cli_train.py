@@ -39,6 +39,7 @@ Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads.")]
 Pretrained = Annotated[bool, typer.Option("--pretrained", help="Start from published weights (needs the network).")]
 Freeze = Annotated[bool, typer.Option("--freeze-backbone", help="Of published weights train the classifier alone.")]
 Output = Annotated[str | None, typer.Option("-o", "--output", help="Run folder (runs/<data>-<student>-<method>).")]
+Track = Annotated[list[str] | None, typer.Option(help="Show it there too: tensorboard, wandb, mlflow; repeatable.")]
 Config = Annotated[str | None, typer.Option("-c", "--config", help="YAML file of settings; flags win over it.")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="Any setting: block.name=value; may be repeated.")]
 Resume = Annotated[str | None, typer.Option(help="Go on with this run folder, by its own settings.")]
@@ -87,6 +88,7 @@ def distill(
         bool, typer.Option("--accept-weak-teacher", help="Go on if the gate fails.")
     ] = False,
     output: Output = None,
+    track: Track = None,
     config: Config = None,
     set_: Set = None,
     resume: Resume = None,
@@ -129,6 +131,7 @@ def distill(
         "train.precision": amp,
         "train.threads": threads,
         "output.folder": output,
+        "output.trackers": track or None,
     }
     settings = _settings(flags, config, set_, resume, "distill")
     _run("distill", settings, dry_run=dry_run, quiet=quiet, where=config or "settings")
@@ -160,6 +163,7 @@ def train(
     freeze_backbone: Freeze = False,
     layer_decay: Annotated[float | None, typer.Option(help="Share of the next layer's learning rate.")] = None,
     output: Output = None,
+    track: Track = None,
     config: Config = None,
     set_: Set = None,
     resume: Resume = None,
@@ -196,6 +200,7 @@ def train(
         "train.precision": amp,
         "train.threads": threads,
         "output.folder": output,
+        "output.trackers": track or None,
     }
     settings = _settings(flags, config, set_, resume, "train")
     _run("train", settings, dry_run=dry_run, quiet=quiet, where=config or "settings")
@@ -247,15 +252,20 @@ def _run(task: str, blocks: dict[str, Any], *, dry_run: bool, quiet: bool, where
     from sapling.data.splitfile import read_split
     from sapling.data.splits import make_split
     from sapling.record import refuse_foreign_folder, run_folder
+    from sapling.trackers import check_trackers
+    from sapling.workflows.conflicts import check_method_fits, known_needs
 
     config: RunConfig = build(blocks, where=where)
     folder, d = run_folder(config, task), config.data
     refuse_foreign_folder(Path(folder))
+    check_trackers(config.output.trackers)
     screen = Screen(quiet=quiet)
     from sapling.tables import print_plan, print_result
 
     if not dry_run:
         screen.say(f"sapling {task}: {d.source} -> {folder}")
+    if task == "distill" and (needs := known_needs(config)) is not None:
+        check_method_fits(config, needs)
     # what is wrong with data is said before torch is imported
     source = open_source(d.source, columns=d.columns)
     if d.group_pattern is not None:

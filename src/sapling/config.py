@@ -36,6 +36,7 @@ from sapling.data.viewspec import checked_options, preset
 from sapling.errors import ConfigError, nearest
 from sapling.methods.combination import arm_of, key_of, opened, split_name
 from sapling.methods.validate import check_config
+from sapling.trackers import TRACKERS, parse_trackers
 
 RECIPES: dict[str, dict[str, float]] = {
     "plain": {},
@@ -267,6 +268,9 @@ class OutputConfig(Block):
 
     folder: str | None = Field(None, description="None: runs/<data>-<student>-<method>")
     pictures: int = Field(8, ge=0, le=24, description="test images of a kind in the report; 0: the page shows none")
+    trackers: Annotated[tuple[str, ...], BeforeValidator(parse_trackers)] = Field(
+        (), description=f"programs that get every row too: {', '.join(TRACKERS)}"
+    )
 
 
 class RunConfig(Block):

@@ -102,6 +102,7 @@ class Run:
         self._lock: IO[str] | None = None
         self._is_new = False
         self.say: Callable[[str], None] = lambda line: None
+        self.on_metrics: Callable[[], None] = lambda: None
 
     def __enter__(self) -> Run:
         refuse_foreign_folder(self.folder)
@@ -172,6 +173,7 @@ class Run:
         """Append lines to ``metrics.jsonl``."""
         with self.path("metrics.jsonl").open("a", encoding="utf-8") as file:
             file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        self.on_metrics()
 
     def drop_metrics(self, name: str, *, from_epoch: int) -> None:
         """Forget lines of pass ``name`` from an epoch on: a resumed pass writes them again."""
@@ -317,4 +319,5 @@ def now() -> str:
 
 def command_line() -> str:
     """The command that started this process, for the report."""
-    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    program = Path(sys.argv[0]).name
+    return shlex.join(["sapling" if program == "__main__.py" else program, *sys.argv[1:]])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -86,6 +87,13 @@ class Screen:
         ]
         with Progress(*columns, console=self.console, transient=True, speed_estimate_period=120) as progress:
             yield Bar(progress, progress.add_task(description, total=total, note=""))
+
+
+def docstring(text: str) -> Any:
+    """Words of a docstring for the terminal: what stands between backticks is bold instead."""
+    from rich.text import Text
+
+    return Text.assemble(*((part, "bold" if k % 2 else "") for k, part in enumerate(re.split("`+", text))))
 
 
 def duration(seconds: float) -> str:

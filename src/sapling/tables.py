@@ -10,12 +10,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sapling.data.layout import printable
-from sapling.errors import SaplingError, UsageError, nearest
+from sapling.data.layout import many, printable
+from sapling.errors import SaplingError
 from sapling.record import atomic_file
 from sapling.screen import duration, file_size
-
-FEW_MODELS, MOST_MODELS = 20, 100
 
 if TYPE_CHECKING:
     from sapling.data.cache import Entry
@@ -28,14 +26,16 @@ _PART_NAMES = {"train": "train", "val": "validation", "test": "test", "none": "i
 _EXAMPLES = 5
 
 
-def _console() -> Any:
+def open_console() -> Any:
+    """Rich's console: the width of a window, or 120 columns into a pipe."""
     from rich.console import Console
 
     # a pipe gets whole lines, a person gets the width of the window
     return Console(highlight=False, width=None if sys.stdout.isatty() else 120)
 
 
-def _table(*columns: tuple[str, str]) -> Any:
+def new_table(*columns: tuple[str, str]) -> Any:
+    """An empty table; a column is a title and ``left`` or ``right``."""
     from rich import box
     from rich.table import Table
 
@@ -51,13 +51,13 @@ def print_result(result: RunResult) -> None:
 
     from sapling.report.diagnosis import terminal_lines  # not above: the page brings matplotlib
 
-    results, console = result.results, _console()
+    results, console = result.results, open_console()
     console.print()
     if result.statement:
         console.print(Text(result.statement, style="bold"))
         console.print(Text(str(results["comparison"]["verdict"]["scope"]), style="dim"))
     score = ("mAP" if results.get("multi_label") else "top-1", "right")
-    table = _table(("", "left"), score, ("macro F1", "right"), ("parameters", "right"), ("MACs", "right"))
+    table = new_table(("", "left"), score, ("macro F1", "right"), ("parameters", "right"), ("MACs", "right"))
     if results.get("teacher"):
         t = results["teacher"]
         num = len(t.get("members") or ())
@@ -101,8 +101,8 @@ def _size(entry: Mapping[str, Any]) -> tuple[str, str]:
 def _onnx(onnx: Mapping[str, Any]) -> str:
     one = onnx["latency_ms"]["1"]["p50"]
     return (
-        f"{file_size(onnx['bytes'])}, {one:.2f} ms an image on {onnx['threads']} threads, "
-        f"logits within {onnx['max_abs_logit_difference']:.0e} of torch on {onnx['images']} images"
+        f"{file_size(onnx['bytes'])}, {one:.2f} ms an image on {many(onnx['threads'], 'thread')}, "
+        f"logits within {onnx['max_abs_logit_difference']:.0e} of torch on {many(onnx['images'], 'image')}"
     )
 
 
@@ -111,11 +111,11 @@ def export_lines(result: Mapping[str, Any]) -> str:
     return f"{result['path']}  ({_onnx(result)})"
 
 
-def metrics_table(result: Mapping[str, Any]) -> None:
+def metricstable(result: Mapping[str, Any]) -> None:
     """What ``sapling evaluate`` prints."""
     from rich.text import Text
 
-    table = _table(("measure", "left"), (f"{result['split']} ({result['num_images']} images)", "right"))
+    table = new_table(("measure", "left"), (f"{result['split']} ({many(result['num_images'], 'image')})", "right"))
     for key, label in (
         ("map", "mean average precision"),
         ("auc", "area under the ROC curve"),
@@ -134,7 +134,7 @@ def metrics_table(result: Mapping[str, Any]) -> None:
     for key, label in (("nll", "negative log-likelihood"), ("bce", "binary cross-entropy")):
         if key in result:
             table.add_row(label, f"{result[key]:.4f}")
-    console = _console()
+    console = open_console()
     console.print(Text(str(result["model"])))
     console.print(table)
     for warning in result["warnings"]:
@@ -145,7 +145,7 @@ def print_plan(plan: Mapping[str, Any]) -> None:
     """What ``--dry-run`` prints."""
     from rich.text import Text
 
-    table = _table(("plan", "left"), ("", "left"))
+    table = new_table(("plan", "left"), ("", "left"))
     d, m = plan["data"], plan["machine"]
     images = f"{d['train']:,} train, {d['val']:,} validation, {d['test']:,} test"
     table.add_row("data", Text(f"{d['classes']} classes; {images}; {d['img_size']} px, views {d['views']}"))
@@ -153,7 +153,7 @@ def print_plan(plan: Mapping[str, Any]) -> None:
         if role in plan:
             card = plan[role]
             epochs = card.get("epochs", plan["epochs"])
-            training = f"trained for {epochs} epochs" if epochs else "given"
+            training = f"trained for {many(epochs, 'epoch')}" if epochs else "given"
             sizes = f"{card['parameters']:,} parameters, {card['macs'] / 1e6:,.1f} M MACs"
             num = card.get("num_teachers", 1)
             if num > 1:
@@ -161,7 +161,7 @@ def print_plan(plan: Mapping[str, Any]) -> None:
                 sizes += " in all"
             table.add_row(role, Text(f"{card['model']}: {sizes}, {training}"))
             if card.get("cross_fit"):
-                table.add_row("", f"cross-fitted: each is trained without one of {num} folds, and answers it alone")
+                table.add_row("", f"cross-fitted: each was trained without one of {num} folds, and answers it alone")
             if card.get("symmetries", 1) > 1:
                 table.add_row("", f"symmetrised: it answers {card['symmetries']} ways to lay each image")
             if (passes := card.get("forward_passes", 1)) > 1:
@@ -173,22 +173,25 @@ def print_plan(plan: Mapping[str, Any]) -> None:
     for note in plan.get("notes", ()):
         table.add_row("note", Text(note))
     for phase in plan.get("phases", ()):
-        steps = f"{phase['epochs']} epochs, {phase['steps']:,} steps on the teacher alone"
+        steps = f"{many(phase['epochs'], 'epoch')}, {phase['steps']:,} steps on the teacher alone"
         table.add_row("phase", Text(f"{phase['name']}: {steps}, once for all seeds"))
-    runs = f"{plan['seeds']} seeds, control and student each" if "teacher" in plan else "1 seed"
+    runs = many(plan["seeds"], "seed") + (", control and student each" if "teacher" in plan else "")
     table.add_row("training", f"{runs}; batch {plan['batch_size']}")
-    table.add_row("machine", f"{m['device']}, {m['precision']}, {m['threads']} threads")
+    table.add_row("machine", f"{m['device']}, {m['precision']}, {many(m['threads'], 'thread')}")
     table.add_row("folder", Text(str(plan["folder"])))
     table.add_row("time", f"about {duration(plan['estimated_seconds'])}")
-    _console().print(table)
+    console = open_console()
+    console.print(table)
+    for warning in plan.get("warnings", ()):
+        console.print(Text(f"note: {warning}", style="yellow"))
 
 
 def print_card(card: Card, page: Path) -> None:
     """What ``sapling inspect`` prints: the counts, the findings, the page."""
     from rich.text import Text
 
-    console = _console()
-    table = _table((printable(card.name), "left"), ("", "left"))
+    console = open_console()
+    table = new_table((printable(card.name), "left"), ("", "left"))
     totals = [f"{sum(counts):,} {_PART_NAMES[part]}" for part, counts in card.counts.items() if sum(counts)]
     table.add_row("images", Text(f"{card.num_images:,} of {len(card.classes)} classes: {', '.join(totals)}"))
     if card.imbalance is not None:
@@ -256,7 +259,7 @@ def print_predictions(predictions: Sequence[Prediction], *, as_json: bool, outpu
             for row in rows if not several else ():
                 for rank, c in enumerate(row["classes"], 1):
                     writer.writerow([row["path"], rank, c["class"], f"{c['probability']:.6f}"])
-        print(f"{len(rows) - len(failed)} images -> {output}")
+        print(f"{many(len(rows) - len(failed), 'image')} -> {output}")
     elif as_json:
         print(json.dumps(rows, ensure_ascii=False))
     else:
@@ -283,7 +286,7 @@ def print_cache(entries: Sequence[Entry], folder: Path) -> None:
     from rich.text import Text
 
     columns = (("name", "left"), ("images", "right"), ("px", "right"), ("MB", "right"))
-    table = _table(*columns, ("made", "left"), ("last used", "left"), ("images from", "left"))
+    table = new_table(*columns, ("made", "left"), ("last used", "left"), ("images from", "left"))
     for entry in entries:
         name = entry.name if entry.kind == "store" else f"{entry.name} ({entry.kind})"
         source = "" if entry.source is None else printable(entry.source)
@@ -291,7 +294,7 @@ def print_cache(entries: Sequence[Entry], folder: Path) -> None:
         made, used = ((when or "").partition("T")[0] for when in (entry.created, entry.last_used))
         counts = (f"{n:,}" if n is not None else "" for n in (entry.images, entry.pixels))
         table.add_row(*(Text(cell) for cell in (name, *counts, megabytes(entry.num_bytes), made, used, source)))
-    console = _console()
+    console = open_console()
     if entries:
         console.print(table)
     total = megabytes(sum(entry.num_bytes for entry in entries))
@@ -301,96 +304,3 @@ def print_cache(entries: Sequence[Entry], folder: Path) -> None:
 def megabytes(count: int) -> str:
     """``12.3`` of a number of bytes."""
     return f"{count / 1e6:,.1f}"
-
-
-def show_methods(name: str | None, *, as_json: bool) -> None:
-    """List all methods, or explain one."""
-    from rich.text import Text
-
-    from sapling.methods.registry import catalogue, entry
-
-    entries = catalogue()
-    if name is not None and "+" in name:
-        entries[name] = entry(name)
-    if name is not None and name not in entries:
-        raise UsageError(f"no method is named {name!r}", allowed=", ".join(entries), remedy=nearest(name, entries))
-    if as_json:
-        print(json.dumps(entries[name] if name else list(entries.values()), ensure_ascii=False))
-        return
-    console = _console()
-    if name is None:
-        table = _table(("method", "left"), ("family", "left"), ("year", "left"), ("what it is", "left"))
-        for e in entries.values():
-            table.add_row(*(Text(str(v)) for v in (e["name"], e["family"], e.get("year") or "", e["title"])))
-        console.print(table)
-        console.print(Text("sapling methods NAME explains one: formula, paper, settings."))
-        return
-    e = entries[name]
-    console.print(Text(f"{e['name']}: {e['title']}", style="bold"))
-    for label in ("summary", "formula", "paper", "defaults", "departures"):
-        if e.get(label):
-            console.print(Text.assemble((f"{label}  ", "dim"), str(e[label])))
-    table = _table(("setting", "left"), ("default", "left"), ("meaning", "left"))
-    for field, schema in e["fields"].items():
-        default = e["default_weights"] or None if field == "weights" else schema.get("default")
-        table.add_row(*(Text(str(v)) for v in (field, default, schema.get("description", ""))))
-    console.print(table)
-
-
-def show_datasets(*, as_json: bool) -> None:
-    """The named public data sets: a table, or JSON with licence, citation and where each lies."""
-    from sapling.data.named import named_sets
-
-    sets = named_sets().values()
-    if as_json:
-        keys = ("name", "title", "images", "classes", "mb", "licence", "citation", "note", "address", "extra")
-        found = [{**{k: getattr(s, k) for k in keys}, "folder": str(s.home), "is_here": s.is_here} for s in sets]
-        print(json.dumps(found, ensure_ascii=False))
-        return
-    columns = (("name", "left"), ("images", "right"), ("classes", "right"), ("MB", "right"), ("licence", "left"))
-    table = _table(*columns, ("needs", "left"), ("what it shows", "left"))
-    for s in sets:
-        needs = "" if s.is_here else "by hand" if s.loader == "hand" else f"extra {s.extra}" if s.extra else "network"
-        table.add_row(s.name, f"{s.images:,}", str(s.classes), f"{s.mb:,}", s.licence, needs or "is here", s.title)
-    _console().print(table)
-    print("and digits, which needs no download. Licence and citation of each: sapling datasets --json")
-
-
-def show_models(pattern: str, *, sizes: bool, as_json: bool) -> None:
-    """Names that fit a pattern, one per line; with their costs for few of them on a terminal, or where asked for."""
-    from sapling.models.create import list_models
-
-    found = list_models(pattern)
-    if not found:
-        stems = {name.rstrip("0123456789").partition("_")[0] for name in list_models()}
-        hint = nearest(pattern.strip("*?"), stems, count=3)
-        raise UsageError(f"no model fits {pattern!r}", remedy=hint or "sapling models")
-    sizes = sizes or (sys.stdout.isatty() and len(found) <= FEW_MODELS)
-    if not sizes:
-        print(json.dumps(found) if as_json else "\n".join(found))
-        return
-    if len(found) > MOST_MODELS:
-        raise UsageError(
-            f"{len(found)} models fit {pattern!r}: their sizes are counted one by one",
-            allowed=f"a pattern that fits {MOST_MODELS} or fewer",
-            remedy="sapling models 'resnet18*' --sizes",
-        )
-    from sapling.models.catalogue import describe_model
-
-    cards = [describe_model(name) for name in found]
-    if as_json:
-        print(json.dumps([card.as_dict() for card in cards]))
-        return
-    from rich.text import Text
-
-    table = _table(("", "left"), ("parameters", "right"), ("MACs", "right"), ("at px", "right"))
-    for title in ("published weights", "licence"):
-        table.add_column(title)
-    for column in table.columns:
-        column.overflow = "fold"  # nothing is cut off: names are there to be copied
-    for card in cards:
-        cost = [f"{value:,}" if value is not None else "?" for value in (card.parameters, card.macs)]
-        shown = ", ".join(card.weights[:3]) + (f" +{len(card.weights) - 3}" if len(card.weights) > 3 else "")
-        licence = card.licence or "not stated" if card.weights else ""
-        table.add_row(Text(card.name), *cost, str(card.img_size), Text(shown or "none"), Text(licence))
-    _console().print(table)

@@ -373,3 +373,8 @@ def test_several_labels_per_image():
         make(info=info, branches=["logit"])
     with pytest.raises(MethodError, match="one class per image"):
         make("diffkd", info=info)
+
+
+def test_nothing_is_learned_first_that_nobody_will_hear_of():
+    for settings in ({"weights": {"diffkd": 0}}, {"alpha": 1}):
+        assert make(**settings).phases() == [Phase(terms=("ce",))]

@@ -159,6 +159,8 @@ def test_the_card_and_the_page_show_every_teacher_and_all_together(crossed):
     log = (run.folder / "log.txt").read_text(encoding="utf-8")
     assert "3 folds of 21, 21, 20 training images" in log
     assert "training images (out of fold)" in log
+    assert "teacher: all 3 together passed the gate" in log
+    assert "teacher: what students hear: mean logits of 3 teachers; mean logits over 2 symmetries" in log
 
 
 def test_a_finished_run_is_read_again_and_every_member_is_watched(crossed, photos, monkeypatch):
@@ -306,3 +308,13 @@ def test_the_plan_shows_what_several_teachers_cost(photos, capsys):
     shown = " ".join(capsys.readouterr().out.split())
     for words in ("3 of them, trained for 5 epochs each", "answers 2 ways", "6 forward passes", "one of 3 folds"):
         assert words in shown
+
+
+def test_the_plan_knows_the_folds_of_a_given_teacher(crossed, photos):
+    from sapling.workflows.plan import plan
+
+    call = blocks(photos, Path("nowhere"), model=str(crossed[0].folder / "teacher"))
+    found = plan(build(call))["teacher"]
+    assert (found["cross_fit"], found["forward_passes"]) == (True, 1)
+    mixed = plan(build({**call, "data": {**call["data"], "mixup": 0.2}}))["teacher"]
+    assert (mixed["cross_fit"], mixed["forward_passes"]) == (False, 3)

@@ -9,6 +9,8 @@ import pytest
 import torch
 
 import sapling
+from sapling.config import build
+from sapling.data.viewspec import preset
 from sapling.errors import GateError, RunError
 from sapling.evaluation.soft_targets import memorised, soft_targets
 from sapling.models import load_model, save_model
@@ -173,6 +175,21 @@ def test_a_teacher_that_memorised_is_said_with_remedies():
     assert "--teachers" not in other, "a teacher that is given cannot be cross-fitted"
     assert "label smoothing" in other
     assert warnings_about({**card, "memorised": False}) == []
+
+    def remedies(spec, **blocks):
+        return warnings_about(card, build({"data": "digits", **blocks}), preset(spec))[0].partition("Remedies: ")[2]
+
+    assert "symmetrise" in remedies("light")
+    assert "symmetrise" not in remedies("shift"), "these views have no symmetry"
+    assert "symmetrise" not in remedies("light", method="at"), "it would change nothing"
+    assert "cross_fit" in remedies("light")
+    assert "cross_fit" not in remedies("light", method="at"), "it is refused for features"
+    assert "cross_fit" not in remedies("light", data={"source": "digits", "mixup": 0.2}), "and for mixed images"
+    assert "mixed" not in remedies("light", teacher={"recipe": "mixed"}), "it was done"
+    assert "teacher.views=aerial_strong" in remedies("aerial")
+    assert "views" not in remedies("strong", teacher={"views": "strong"})
+    everything = {"teacher": {"recipe": "mixed", "views": "strong"}, "data": {"source": "digits", "mixup": 0.2}}
+    assert remedies("shift", **everything) == "more images, or a smaller teacher."
     assert warnings_about({"gate": card["gate"]}) == [], "cards of older runs"
 
 

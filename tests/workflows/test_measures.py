@@ -119,3 +119,17 @@ def test_the_new_settings_keep_the_fingerprint_of_older_runs():
     assert of() != of(deploy={"latency_seconds": 0})
     before = RunConfig.model_validate({"data": {"source": "x"}}).model_dump(mode="json")
     assert before["deploy"].keys() == {"onnx", "parity_images", "latency_seconds"}
+
+
+def test_the_onnx_file_is_timed_on_the_threads_of_the_run(tmp_path, monkeypatch):
+    from sapling.workflows import ship
+
+    for name in ("load_model", "export_onnx", "first_images", "write_model_card", "provenance"):
+        monkeypatch.setattr(ship, name, lambda *_: None)
+    monkeypatch.setattr(ship, "check_parity", lambda *_: {})
+    monkeypatch.setattr(ship, "measure_onnx", lambda path, images, *, threads, seconds: {"threads": threads})
+    config = RunConfig.model_validate({"data": {"source": "x"}, "train": {"threads": 2}})
+    run = SimpleNamespace(config=config, path=tmp_path.joinpath, log=lambda line: None)
+    assert ship.deploy(run, None, {})["onnx"]["threads"] == 2
+    (tmp_path / "machine.json").write_text('{"threads": 3}')
+    assert ship.deploy(run, None, {})["onnx"]["threads"] == 3

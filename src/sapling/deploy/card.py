@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from sapling.data.layout import many
+
 _SHOWN_CLASSES = 50
 
 
@@ -118,7 +120,7 @@ def _quality(results: Mapping[str, Any], member: Mapping[str, Any]) -> Iterator[
         yield ""
         yield (
             f"Distilled minus control ({_plain(verdict.get('measure', 'top1'))}, over "
-            f"{_plain(verdict.get('num_seeds', '?'))} seeds): {100 * verdict['difference']:+.2f} percentage points, "
+            f"{_counted(verdict.get('num_seeds'), 'seed')}): {100 * verdict['difference']:+.2f} percentage points, "
             f"{name} {100 * verdict['low']:+.2f} to {100 * verdict['high']:+.2f}."
         )
     onnx = _part(_part(results, "deploy"), "onnx")
@@ -127,8 +129,12 @@ def _quality(results: Mapping[str, Any], member: Mapping[str, Any]) -> Iterator[
         yield ""
         yield (
             f"As ONNX: {onnx['bytes'] / 1e6:.2f} MB, {single['p50']:.2f} ms per image (median) with "
-            f"{onnx.get('threads', '?')} threads on the machine that made it."
+            f"{_counted(onnx.get('threads'), 'thread')} on the machine that made it."
         )
+
+
+def _counted(number: object, noun: str) -> str:
+    return many(number, noun) if isinstance(number, int) else f"? {noun}s"
 
 
 def _training(results: Mapping[str, Any], manifest: Mapping[str, Any]) -> Iterator[str]:

@@ -75,6 +75,11 @@ class AttentionGuided(Method):
         """Yes."""
         return True
 
+    @classmethod
+    def asks_logits(cls, config: MethodConfig) -> bool:
+        """Its second term compares them."""
+        return True
+
     def __init__(self, config: Config, info: PairInfo) -> None:
         """Build a projector for each stage.
 

@@ -161,6 +161,11 @@ class Method(nn.Module):
         return cls.requires
 
     @classmethod
+    def asks_logits(cls, config: MethodConfig) -> bool:
+        """Whether the teacher's logits are compared; by default where none of its features is."""
+        return not cls.taps(config).teacher
+
+    @classmethod
     def softens_logits(cls, config: MethodConfig) -> bool:
         """Whether ``config.temperature`` softens the teacher's logits before the student copies them."""
         return False

@@ -46,7 +46,17 @@ from sapling.types import Batch, Outputs, PairInfo, Phase, Step, Taps
 
 HANDED_ON = frozenset(
     {
-        *("taps", "requires_with", "softens_logits", "notes", "phases", "phase_inputs", "examine", "begin_phase"),
+        *(
+            "taps",
+            "requires_with",
+            "softens_logits",
+            "asks_logits",
+            "notes",
+            "phases",
+            "phase_inputs",
+            "examine",
+            "begin_phase",
+        ),
         *("forward", "observations", "deployable", "weights", "weights_in", "active_terms", "train"),
         *("pair", "constant", "class_numbers"),
     }

@@ -52,6 +52,11 @@ class Cosine(Method):
         student = (config.tap,) if config.tap == EMBEDDING else (config.tap, EMBEDDING)
         return Taps(student, (config.teacher_tap or config.tap,))
 
+    @classmethod
+    def asks_logits(cls, config: MethodConfig) -> bool:
+        """The assistant copies them."""
+        return True
+
     def __init__(self, config: Config, info: PairInfo) -> None:
         """Build projector and assistant.
 

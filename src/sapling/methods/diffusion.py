@@ -163,6 +163,12 @@ class DiffusionMethod(Method):
         return replace(cls.requires, multi_label=LOGIT not in config.branches)
 
     @classmethod
+    def asks_logits(cls, config: MethodConfig) -> bool:
+        """Where there is a branch for them."""
+        assert isinstance(config, DiffusionConfig)
+        return LOGIT in config.branches
+
+    @classmethod
     def taps(cls, config: MethodConfig) -> Taps:
         """The tapped feature of either network, unless only logits are compared."""
         assert isinstance(config, DiffusionConfig)
@@ -232,6 +238,8 @@ class DiffusionMethod(Method):
         c = self.config
         if c.joint:
             return [Phase()]
+        if not self.weights["diffkd"]:  # nobody would hear of what the first phase makes
+            return [Phase(terms=("ce",))]
         parts = tuple(
             f"branches.{name}.{part}"
             for name, branch in self._each()

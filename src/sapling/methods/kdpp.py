@@ -56,6 +56,11 @@ class KDpp(Method):
         return Taps((EMBEDDING,), (EMBEDDING,))
 
     @classmethod
+    def asks_logits(cls, config: MethodConfig) -> bool:
+        """Its term kd compares them."""
+        return True
+
+    @classmethod
     def softens_logits(cls, config: MethodConfig) -> bool:
         """Yes."""
         return True

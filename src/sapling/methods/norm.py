@@ -64,6 +64,11 @@ class Norm(Method):
         assert isinstance(config, cls.Config)
         return Taps((LAST_MAP,), (config.teacher_stage,))
 
+    @classmethod
+    def asks_logits(cls, config: MethodConfig) -> bool:
+        """Where its term kd has a weight."""
+        return bool((config.weights or {}).get("kd"))
+
     def __init__(self, config: Config, info: PairInfo) -> None:
         """Build the block and the classifier behind it.
 

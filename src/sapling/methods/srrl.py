@@ -52,6 +52,11 @@ class SRRL(Method):
         assert isinstance(config, cls.Config)
         return Taps((config.stage,), (EMBEDDING,))
 
+    @classmethod
+    def asks_logits(cls, config: MethodConfig) -> bool:
+        """The teacher's classifier is asked about the student's feature, and its answer compared."""
+        return True
+
     def __init__(self, config: Config, info: PairInfo) -> None:
         """Build the connector, and keep the teacher's classifier as constants.
 

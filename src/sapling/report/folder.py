@@ -55,7 +55,7 @@ def read_run(folder: Path) -> RunRecord:
     record.teacher = _read_json(folder / "teacher" / "card.json")
     record.gallery = _read_json(folder / "gallery.json")
     # What a method learns before there are students has another loss and other epochs: no curve beside theirs.
-    record.history = [e for e in _read_lines(folder / "metrics.jsonl") if not str(e.get("pass")).startswith("phase-")]
+    record.history = [e for e in read_lines(folder / "metrics.jsonl") if not str(e.get("pass")).startswith("phase-")]
     config = folder / "config.yaml"
     record.config = config.read_text(encoding="utf-8", errors="replace") if config.is_file() else ""
     parts = {
@@ -88,7 +88,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _read_lines(path: Path) -> list[dict[str, Any]]:
+def read_lines(path: Path) -> list[dict[str, Any]]:
     """Lines that are whole; a killed run may leave half a line at the end. A later line replaces an earlier
     one of the same member and epoch, as a resumed run writes it again.
     """

@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 
 from sapling import methods
 from sapling.config import RunConfig, build
+from sapling.data.layout import many
 from sapling.data.loader import Dataset
 from sapling.errors import UsageError
 from sapling.evaluation.fidelity import fidelity
 from sapling.models.create import count_macs, count_parameters, resolve_name
 from sapling.record import FORMAT, Run, command_line, environment, now, run_folder
 from sapling.report.page import write_report
-from sapling.screen import Screen, duration
+from sapling.screen import Screen
 from sapling.workflows import measures, scores
 from sapling.workflows.dataset import data_warnings, open_checked, write_data_card
 from sapling.workflows.diagnosis import diagnosis, log_line, look
@@ -42,9 +43,9 @@ from sapling.workflows.passes import (
     train_members,
 )
 from sapling.workflows.phases import phase_results, phase_warnings, prepare_phases
-from sapling.workflows.several import teacher_names
 from sapling.workflows.ship import deploy
 from sapling.workflows.teacher import CheckedTeacher, get_teacher, measure_teacher
+from sapling.workflows.track import tracked
 
 CONTROL = "control"
 ANSWERS = ("num_teachers", "symmetrise", "cross_fit")
@@ -97,7 +98,7 @@ def distill(config: RunConfig | None = None, *, screen: Screen | None = None, **
             remedy="sapling train DATA --model cnn3 trains a student alone",
         )
     check_names(config, "distill")
-    with Run(run_folder(config, "distill"), config, task="distill") as run:
+    with Run(run_folder(config, "distill"), config, task="distill") as run, tracked(run):
         run.say = screen.say
         refuse_replaced(run)
         if not run.is_finished:
@@ -128,7 +129,7 @@ def _work(run: Run, screen: Screen) -> None:
     sizes = data_sizes(data)
     run.log(
         f"data: {data.num_classes} classes; {sizes['train']} train, {sizes['val']} validation, {sizes['test']} test "
-        f"images at {data.img_size} px; {machine.precision} on {machine.device}, {machine.threads} threads"
+        f"images at {data.img_size} px; {machine.precision} on {machine.device}, {many(machine.threads, 'thread')}"
     )
     for remark in remarks_without_teacher(config):
         run.log(remark)
@@ -138,7 +139,7 @@ def _work(run: Run, screen: Screen) -> None:
     for seed in range(config.train.seed, config.train.seed + config.train.num_seeds):
         _seed_pass(run, data, machine, teacher, seed, epochs, screen)
     results = _judge(run, data, machine, teacher, epochs, screen)
-    results["cost"] = _cost(results, run)
+    results["cost"] = measures.cost(results, run)
     results["created"] = run.started()
     results["finished"] = now()
     run.finish(results)
@@ -202,7 +203,7 @@ def _seed_pass(
             teacher_identity=teacher.identity,
             screen=screen,
         )
-    run.log(f"seed {seed}: training {' and '.join(m.name for m in members)}, {epochs} epochs")
+    run.log(f"seed {seed}: training {' and '.join(m.name for m in members)}, {many(epochs, 'epoch')}")
     train_members(
         run,
         members,
@@ -282,7 +283,11 @@ def _judge(
         "comparison": {"measure": measure, "verdict": verdict.as_dict(), **figures},
         "shipped": shipped,
         **({"phases": phases} if phases else {}),
-        "warnings": [*remarks_without_teacher(config), *warnings_of(teacher.card, data), *phase_warnings(phases)],
+        "warnings": [
+            *remarks_without_teacher(config),
+            *warnings_of(teacher.card, data, config),
+            *phase_warnings(phases),
+        ],
     }
     results["diagnosis"] = diagnosis(
         run,
@@ -369,31 +374,6 @@ def manifest(
     }
 
 
-def warnings_of(card: Mapping[str, Any], data: Dataset) -> list[str]:
+def warnings_of(card: Mapping[str, Any], data: Dataset, config: RunConfig) -> list[str]:
     """What a reader must know before the figures."""
-    return [*warnings_about(card), *data_warnings(data)]
-
-
-def _cost(results: Mapping[str, Any], run: Run) -> dict[str, float]:
-    """Seconds of training, the teacher's part apart."""
-    config = run.config.teacher
-    students = sum(float(m["seconds"]) for m in results["members"])
-    shared = [
-        (member_record(run, m["name"]) or {}).get("pass_seconds", {}) for m in results["members"] if m["arm"] == CONTROL
-    ]
-    forward = sum(float(s.get("teacher", 0)) for s in shared)
-    names = teacher_names(config.num_teachers)
-    shared += [(member_record(run, name) or {}).get("pass_seconds", {}) for name in names]
-    other = sum(float(s.get("data", 0)) + float(s.get("evaluation", 0)) for s in shared)
-    teacher = float(results["teacher"]["seconds"])
-    phases = {k: float(v["seconds"]) for k, v in results.get("phases", {}).items()}
-    total = teacher + students + forward + other + sum(phases.values())
-    run.log(f"cost: teacher {duration(teacher)}, its answers {duration(forward)}, students {duration(students)}")
-    return {
-        "teacher_seconds": round(teacher, 3),
-        "teacher_forward_seconds": round(forward, 3),
-        "student_seconds": round(students, 3),
-        "other_seconds": round(other, 3),
-        **({"phase_seconds": round(sum(phases.values()), 3)} if phases else {}),
-        "total_seconds": round(total, 3),
-    }
+    return [*warnings_about(card, config, data.spec), *data_warnings(data)]

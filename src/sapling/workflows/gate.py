@@ -16,6 +16,7 @@ from sapling import methods
 from sapling.config import RunConfig
 from sapling.data.folds import FOLDS_FILE
 from sapling.data.loader import Dataset
+from sapling.data.viewspec import ViewSpec
 from sapling.errors import RunError
 from sapling.evaluation.metrics import classification_metrics
 from sapling.evaluation.soft_targets import SoftTargets, memorised, soft_targets
@@ -23,11 +24,13 @@ from sapling.models.load import LoadedModel
 from sapling.models.save import CLASSES, CONFIG, WEIGHTS
 from sapling.models.tapped import TappedModel
 from sapling.record import Run, read_json
+from sapling.teachers.ensemble import symmetries_of
 from sapling.teachers.gate import Check, GateResult, check_answers, stop_if_failed
 from sapling.teachers.gate_labels import check_label_answers
 from sapling.teachers.preprocessing import NUM_IMAGES, PreprocessingResult, check_preprocessing
 from sapling.types import Teacher
-from sapling.workflows.networks import is_given, parts_of
+from sapling.workflows.conflicts import mixed_by
+from sapling.workflows.networks import hears_logits, is_given, needs_of, parts_of, without_gain
 from sapling.workflows.passes import Machine, logits_of
 from sapling.workflows.scores import shown
 
@@ -175,8 +178,14 @@ def _preprocessing(loaded: LoadedModel, data: Dataset, machine: Machine) -> Prep
     )
 
 
-def warnings_about(card: Mapping[str, Any]) -> list[str]:
-    """What a reader must know of a teacher, from its card."""
+def warnings_about(card: Mapping[str, Any], config: RunConfig | None = None, spec: ViewSpec | None = None) -> list[str]:
+    """What a reader must know of a teacher, from its card; remedies are those that the run's settings admit.
+
+    Args:
+        card: of the teacher.
+        config: of the run.
+        spec: of its views.
+    """
     found = []
     gate = card["gate"]
     if gate["overridden"]:
@@ -187,23 +196,31 @@ def warnings_about(card: Mapping[str, Any]) -> list[str]:
         found.append(
             f"The teacher knows its training images by heart: {shown(train)} right there, {shown(val)} on "
             f"validation, and its answers are nearly one-hot there (entropy {train['entropy']:.3f} nats against "
-            f"{val['entropy']:.3f}), so they tell a student little more than the labels. Remedies: {_remedies(card)}."
+            f"{val['entropy']:.3f}), so they tell a student little more than the labels. "
+            f"Remedies: {_remedies(card, config, spec)}."
         )
-    return found
+    return found + (without_gain(config) if config else [])
 
 
-def _remedies(card: Mapping[str, Any]) -> str:
-    """What the user can type, as far as it was not done already."""
-    symmetrise = [] if card.get("symmetries", 1) > 1 else ["--set teacher.symmetrise=true"]
+def _remedies(card: Mapping[str, Any], config: RunConfig | None, spec: ViewSpec | None) -> str:
+    """What the user can type, as far as it was not done already and neither views nor method refuse it."""
+    turns = spec is None or len(symmetries_of(flip=spec.flip, dihedral=spec.dihedral)) > 1
+    symmetrise = []
+    if card.get("symmetries", 1) == 1 and turns and (config is None or hears_logits(config)):
+        symmetrise = ["--set teacher.symmetrise=true"]
     if card.get("origin") == "given":
         return " or ".join(
             [*symmetrise, "a teacher that was trained with mixup or stronger views, without label smoothing"]
         )
-    return (
-        "soft targets from teachers that never saw the image (--teachers 3 --set teacher.cross_fit=true); a teacher "
-        "trained with mixup (--teacher-recipe mixed) or stronger views (--set teacher.views=strong)"
-        + "".join(f"; {flag}" for flag in symmetrise)
-    )
+    teacher, found = (config.teacher.by_recipe() if config else None), []
+    if config is None or not (config.teacher.cross_fit or mixed_by(config) or needs_of(config).teacher):
+        found = ["soft targets from teachers that never saw the image (--teachers 3 --set teacher.cross_fit=true)"]
+    other = [] if teacher is not None and teacher.mixup else ["mixup (--teacher-recipe mixed)"]
+    views = "aerial_strong" if spec is not None and spec.dihedral else "strong"
+    if config is None or views not in (config.data.views, config.teacher.views):
+        other.append(f"stronger views (--set teacher.views={views})")
+    trained = [f"a teacher trained with {' or '.join(other)}"] if other else []
+    return "; ".join([*found, *trained, *symmetrise]) or "more images, or a smaller teacher"
 
 
 def files_of(model: str) -> dict[str, str]:

@@ -15,15 +15,17 @@ from torch import nn
 from sapling.data.loader import Dataset
 from sapling.errors import ModelError
 from sapling.evaluation.classes import class_gains
-from sapling.evaluation.efficiency import measure_network, num_cores
+from sapling.evaluation.efficiency import measure_network
 from sapling.evaluation.fidelity import linear_cka
 from sapling.evaluation.levels import measure_levels
 from sapling.models.load import ensemble_folders, load_model
 from sapling.models.tapped import TappedModel
-from sapling.record import Run, read_json
+from sapling.record import Run
+from sapling.screen import duration
 from sapling.teachers.ensemble import Ensemble
-from sapling.workflows.passes import Machine, load_trained
-from sapling.workflows.ship import first_images
+from sapling.workflows.passes import Machine, load_trained, member_record
+from sapling.workflows.several import teacher_names
+from sapling.workflows.ship import first_images, threads_of
 
 CKA_IMAGES = 512
 Logits = NDArray[np.float32]
@@ -106,9 +108,7 @@ def efficiency(run: Run, data: Dataset, results: Mapping[str, Any]) -> dict[str,
     symmetries, which nobody deploys.
     """
     seconds = run.config.deploy.latency_seconds
-    kept = run.path("machine.json")  # the threads of training, on which all that is timed here runs too
-    threads = int(read_json(kept)["threads"]) if kept.exists() else run.config.train.threads or num_cores()
-    networks = []
+    threads, networks = threads_of(run), []
     shipped = next(m for m in results["members"] if m["name"] == results["shipped"]["member"])
     for role, folder, known in (("teacher", "teacher", results.get("teacher")), ("student", "student", shipped)):
         if not known:
@@ -138,3 +138,30 @@ def efficiency(run: Run, data: Dataset, results: Mapping[str, Any]) -> dict[str,
             {"role": "student", "format": "onnx", **{k: onnx[k] for k in ("bytes", "threads", "latency_ms")}}
         )
     return {"device": "cpu", "precision": "fp32", "threads": threads, "networks": networks}
+
+
+def cost(results: Mapping[str, Any], run: Run) -> dict[str, float]:
+    """Seconds of training, the teacher's part apart."""
+    config = run.config.teacher
+    students = sum(float(m["seconds"]) for m in results["members"])
+    shared = [
+        (member_record(run, m["name"]) or {}).get("pass_seconds", {})
+        for m in results["members"]
+        if m["arm"] == "control"
+    ]
+    forward = sum(float(s.get("teacher", 0)) for s in shared)
+    names = teacher_names(config.num_teachers)
+    shared += [(member_record(run, name) or {}).get("pass_seconds", {}) for name in names]
+    other = sum(float(s.get("data", 0)) + float(s.get("evaluation", 0)) for s in shared)
+    teacher = float(results["teacher"]["seconds"])
+    phases = {k: float(v["seconds"]) for k, v in results.get("phases", {}).items()}
+    total = teacher + students + forward + other + sum(phases.values())
+    run.log(f"cost: teacher {duration(teacher)}, its answers {duration(forward)}, students {duration(students)}")
+    return {
+        "teacher_seconds": round(teacher, 3),
+        "teacher_forward_seconds": round(forward, 3),
+        "student_seconds": round(students, 3),
+        "other_seconds": round(other, 3),
+        **({"phase_seconds": round(sum(phases.values()), 3)} if phases else {}),
+        "total_seconds": round(total, 3),
+    }

@@ -16,6 +16,7 @@ from sapling.models.load import LoadedModel, ensemble_folders, is_model_path, lo
 from sapling.models.sizes import check_size
 from sapling.record import Run
 from sapling.teachers.ensemble import PLAIN, Symmetry, symmetries_of
+from sapling.workflows.conflicts import Needs, check_method_fits, mixed_by
 
 TRAINED_HERE = ("epochs", "lr", "weight_decay", "pretrained", "freeze_backbone", "layer_decay")
 OF_TRAINING = ("recipe", "views", "mixup", "cutmix", "ema_decay")
@@ -47,14 +48,10 @@ def check_settings_are_used(config: RunConfig) -> None:
         UsageError: see above.
         ModelError: the teacher's name is unknown, or its file is not there.
     """
-    teacher, student = config.teacher, config.student
-    if student.freeze_backbone and (taps := methods.taps(config.method.name, **config.method.options).student):
-        raise UsageError(
-            f"method {config.method.name!r} teaches the student's features ({', '.join(taps)}), and "
-            "student.freeze_backbone keeps them as they are",
-            remedy="a method on logits, such as kd, or student.freeze_backbone: false",
-        )
-    check_answers_fit(config)
+    teacher = config.teacher
+    check_method_fits(config, needs_of(config))
+    if teacher.symmetrise and config.data.views != "auto":
+        symmetries_for(config, preset(config.data.views, config.data.view_options))
     parts = parts_of(teacher.model)
     if not is_given(teacher.model):
         for part in parts if len(parts) > 1 else ():
@@ -92,33 +89,36 @@ def check_settings_are_used(config: RunConfig) -> None:
         _refuse(config, WEIGHTS_ALONE, "says itself how its images are prepared", "leave it away")
 
 
-def check_answers_fit(config: RunConfig) -> None:
-    """Refuse soft targets that would not be what they are called.
+def needs_of(config: RunConfig) -> Needs:
+    """What the method needs with its settings; it is imported for that.
 
     Raises:
-        UsageError: out-of-fold answers to mixed images or beside features, or symmetries that the views do not have.
+        MethodError: there is no such method.
+        ConfigError: its settings are wrong.
     """
-    teacher, name = config.teacher, config.method.name
-    if teacher.cross_fit and (mixes := mixed_by(config)):
-        raise UsageError(
-            f"data.{mixes[0]} mixes images of several folds, and no teacher is new to both: teacher.cross_fit cannot "
-            "answer them",
-            remedy=f"--{mixes[0]} 0 (teacher.{mixes[0]} may stay: it is for training the teacher), or do without "
-            "teacher.cross_fit",
-        )
-    if teacher.cross_fit and (taps := methods.taps(name, **config.method.options).teacher):
-        raise UsageError(
-            f"method {name!r} learns from the teacher's features ({', '.join(taps)}), and teacher.cross_fit is for "
-            "logits: those features are of teachers that trained on the image",
-            remedy="a method on logits, such as kd, or do without teacher.cross_fit",
-        )
-    if teacher.symmetrise and config.data.views != "auto":
-        symmetries_for(config, preset(config.data.views, config.data.view_options))
+    name, options = config.method.name, config.method.options
+    requires, taps = methods.requires(name, **options), methods.taps(name, **options)
+    return Needs(requires.labels, requires.min_batch, taps.student, taps.teacher)
 
 
-def mixed_by(config: RunConfig) -> list[str]:
-    """The settings that mix the images that students see."""
-    return [k for k in ("mixup", "cutmix") if getattr(config.data, k) > 0 and config.data.mix_share > 0]
+def hears_logits(config: RunConfig) -> bool:
+    """Whether the method compares the teacher's logits, not only its features; that of somebody else may always."""
+    return any(
+        not method.__module__.startswith("sapling.methods.") or method.asks_logits(own)
+        for _, method, own in methods.parts(config.method.name, **config.method.options)
+    )
+
+
+def without_gain(config: RunConfig) -> list[str]:
+    """Settings that cost time and change nothing for this method, one sentence each."""
+    if not config.teacher.symmetrise or hears_logits(config):
+        return []
+    sentence = (
+        f"Method {config.method.name} learns from features only, and those are of the plain image: teacher.symmetrise "
+        "makes the teacher answer several times and changes nothing for the student. Do without it, or take a method "
+        "on logits, such as kd."
+    )
+    return [sentence]
 
 
 def method_notes(config: RunConfig, epochs: int) -> list[str]:

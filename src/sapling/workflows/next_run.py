@@ -26,6 +26,8 @@ FLAGS = {
     "data.on_bad_image": "--on-bad-image",
     "data.split_file": "--split",
     "teacher.model": "--teacher",
+    "teacher.num_teachers": "--teachers",
+    "teacher.recipe": "--teacher-recipe",
     "teacher.epochs": "--teacher-epochs",
     "student.model": "--student",
     "method.name": "--method",
@@ -83,6 +85,8 @@ def command_of(config: RunConfig, task: str = "distill") -> str:
         value = settings[key]
         if key in SWITCHES and value is True:
             words.append(SWITCHES[key])
+        elif key == "output.trackers":
+            words += [word for name in value for word in ("--track", name)]
         elif key in FLAGS and isinstance(value, str | int | float) and not str(value).startswith("-"):
             words += [FLAGS[key], str(value)]
         else:

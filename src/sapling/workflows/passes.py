@@ -28,6 +28,7 @@ from sapling.models.load import LoadedModel, Preprocess, load_model, save_model
 from sapling.models.tapped import TappedModel
 from sapling.record import Run, atomic_file, read_json, write_json
 from sapling.screen import Screen
+from sapling.trackers import check_trackers
 from sapling.types import PairInfo, Teacher
 from sapling.workflows import scores
 from sapling.workflows.networks import check_settings_are_used, is_given
@@ -84,12 +85,14 @@ def prepare_machine(config: RunConfig, run: Run | None = None) -> Machine:
 
 
 def check_names(config: RunConfig, task: str) -> None:
-    """Refuse unknown networks and methods before anything is decoded or trained.
+    """Refuse unknown networks and methods, and trackers that are missing, before anything is decoded or trained.
 
     Raises:
         ModelError: no such network.
         MethodError: no such method.
+        UsageError: settings that exclude each other, or a package that is not installed.
     """
+    check_trackers(config.output.trackers)
     if is_given(config.student.model):
         raise UsageError(
             f"the student {config.student.model!r} is a trained network; a student is trained from its seed",
@@ -100,27 +103,11 @@ def check_names(config: RunConfig, task: str) -> None:
         arm = config.method.arm
         if arm in RESERVED_ARMS:
             raise UsageError(f"a method cannot be called {arm!r}", allowed="any name but " + ", ".join(RESERVED_ARMS))
-        requires = methods.requires(config.method.name, **config.method.options)
-        mixes = [k for k in ("mixup", "cutmix") if getattr(config.data, k) > 0]
-        if requires.labels and mixes and config.data.mix_share > 0:
-            raise UsageError(
-                f"method {arm!r} needs one class number per image, and {' and '.join(mixes)} would mix the images",
-                allowed="methods without class numbers, such as kd and dist",
-                remedy=f"turn mixing off ({', '.join(f'--{k} 0' for k in mixes)}), or --method kd",
-            )
         if config.train.ema_decay is not None and methods.load_class(config.method.name).ships_own_parts():
             raise UsageError(
                 f"train.ema_decay {config.train.ema_decay} averages the student, and {arm!r} ships parts of its own",
                 remedy="leave train.ema_decay away, or a method that ships the student as it is, such as kd",
             )
-        least = requires.min_batch
-        if config.train.batch_size < least:
-            raise UsageError(
-                f"method {arm!r} compares images with each other and the batch size is {config.train.batch_size}",
-                allowed=f"{least} or more",
-                remedy=f"--batch-size {max(least, 64)}",
-            )
-        methods.taps(config.method.name, **config.method.options)
         check_settings_are_used(config)
 
 

@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from sapling.data.layout import many
 from sapling.data.loader import Dataset
 from sapling.data.packed import cache_folder
 from sapling.engine.checkpoint import numeric_environment
@@ -195,7 +196,9 @@ def _train(task: _Task, teacher: Teacher, checkpoint: Path, screen: Screen) -> t
         bf16=machine.bf16,
         channels_last=True,
     )
-    run.log(f"phase {phase.name}: training on the teacher alone, {epochs} epochs, {optim.total_steps} steps")
+    run.log(
+        f"phase {phase.name}: training on the teacher alone, {many(epochs, 'epoch')}, {many(optim.total_steps, 'step')}"
+    )
     reported: list[int] = []
 
     def report(row: dict[str, Any]) -> None:

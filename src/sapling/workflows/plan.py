@@ -22,7 +22,7 @@ from sapling.screen import Screen
 from sapling.teachers.ensemble import Ensemble
 from sapling.teachers.live import LiveTeacher
 from sapling.workflows.dataset import check_bands, open_checked
-from sapling.workflows.networks import is_given, load_given, method_notes, parts_of, symmetries_for
+from sapling.workflows.networks import is_given, load_given, method_notes, parts_of, symmetries_for, without_gain
 from sapling.workflows.passes import (
     Machine,
     batch_size_for,
@@ -33,7 +33,7 @@ from sapling.workflows.passes import (
     prepare_machine,
     preprocess_for,
 )
-from sapling.workflows.several import teacher_epochs
+from sapling.workflows.several import given_folds, teacher_epochs
 
 WARM_STEPS, TIMED_STEPS = 1, 3
 FIXED_SECONDS = 15
@@ -86,16 +86,18 @@ def plan(config: RunConfig, *, task: str = "distill", screen: Screen | None = No
             cards.append(_card(part, teacher, shape))
             forward += _time_step(teacher, shape, batch, machine, train=False)
         num = len(cards) if given else config.teacher.num_teachers
+        out_of_fold = given_folds(config, data, num)[0] is not None if given else config.teacher.cross_fit
         # Out of fold an image is answered by one teacher; by all of them otherwise.
-        per_image = symmetries * (1 if given or config.teacher.cross_fit else num)
+        passes = symmetries * (1 if out_of_fold else num)
+        per_image = passes / len(cards)  # forward holds all that are given
         seconds += epochs * steps * seeds * per_image * forward
         result["teacher"] = {
             "model": config.teacher.model,
             **{key: sum(card[key] for card in cards) * (1 if given else num) for key in ("parameters", "macs")},
             "num_teachers": num,
             "symmetries": symmetries,
-            "cross_fit": config.teacher.cross_fit,
-            "forward_passes": symmetries * (1 if config.teacher.cross_fit else num),
+            "cross_fit": out_of_fold,
+            "forward_passes": passes,
             "epochs": 0,
         }
         if not given:
@@ -104,6 +106,7 @@ def plan(config: RunConfig, *, task: str = "distill", screen: Screen | None = No
             teacher_steps = num * epochs_each * learned.num_batches(batch_size_for(config, learned))
             seconds += teacher_steps * _time_step(teacher, shape, batch, machine, train=True)
         method = _method(config, data, student, teachers if given else teachers * num)
+        result["warnings"] = without_gain(config)
         result["method"] = {"name": config.method.name, **config.method.options}
         result["weights"] = method.weights_in(method.phases()[-1])
         result["notes"] = method_notes(config, epochs)

@@ -16,7 +16,8 @@ from sapling.errors import DataError
 from sapling.models.create import resolve_name
 from sapling.record import Run, atomic_file, read_json
 from sapling.screen import Screen
-from sapling.workflows.networks import mixed_by, parts_of
+from sapling.workflows.conflicts import mixed_by
+from sapling.workflows.networks import parts_of
 from sapling.workflows.passes import (
     TEACHER_STREAM,
     Machine,
@@ -131,7 +132,9 @@ def keep_folds(run: Run, data: Dataset, names: tuple[str, ...], *, given: bool) 
     if own.exists() and not given:  # a given ensemble may be another one by now, until its card is kept
         return read_folds(own, data.source, data.split.train, len(names))
     if given:
-        folds = _given_folds(run, data, len(names))
+        folds, said = given_folds(run.config, data, len(names))
+        if said:
+            run.log(f"teacher: {said}")
         if folds is None:
             own.unlink(missing_ok=True)
     elif run.config.teacher.cross_fit:
@@ -147,19 +150,20 @@ def keep_folds(run: Run, data: Dataset, names: tuple[str, ...], *, given: bool) 
     return folds
 
 
-def _given_folds(run: Run, data: Dataset, num: int) -> Folds | None:
-    model = run.config.teacher.model
+def given_folds(config: RunConfig, data: Dataset, num: int) -> tuple[Folds | None, str]:
+    """The folds that a given teacher of ``num`` networks brings for these images, or None; and what is to be said."""
+    model = config.teacher.model
     place = Path(model.removeprefix("local-dir:"))
     if len(parts_of(model)) < 2 or not (place / FOLDS_FILE).is_file():
-        return None
+        return None, ""
     why = ""
     card = read_json(place / "card.json")
     recorded = card.get("folds") if isinstance(card, dict) else None
     if not isinstance(recorded, dict) or recorded.get("data") != data.store.fingerprint:
         why = "these are other images, or of another size"
-    elif mixed_by(run.config):
+    elif mixed_by(config):
         why = "images are mixed here"
-    elif methods.taps(run.config.method.name, **run.config.method.options).teacher:
+    elif methods.taps(config.method.name, **config.method.options).teacher:
         why = "the method learns from features"
     else:
         try:
@@ -167,7 +171,5 @@ def _given_folds(run: Run, data: Dataset, num: int) -> Folds | None:
         except DataError as error:
             why = f"the training images are others ({error.what.splitlines()[0]})"
         else:
-            run.log("teacher: cross-fitted on these very images; each is answered by the one that never saw it")
-            return folds
-    run.log(f"teacher: it is cross-fitted, but {why}: all of its {num} networks answer every image")
-    return None
+            return folds, "cross-fitted on these very images; each is answered by the one that never saw it"
+    return None, f"it is cross-fitted, but {why}: all of its {num} networks answer every image"

@@ -10,8 +10,9 @@ import torch
 
 from sapling.data.loader import Dataset
 from sapling.deploy.export import check_parity, export_onnx, measure_onnx, write_model_card
+from sapling.evaluation.efficiency import num_cores
 from sapling.models.load import load_model
-from sapling.record import Run
+from sapling.record import Run, read_json
 from sapling.workflows.networks import provenance
 
 
@@ -32,10 +33,16 @@ def deploy(run: Run, data: Dataset, results: Mapping[str, Any]) -> dict[str, Any
         measured["onnx"] = {
             "path": "student/model.onnx",
             **check_parity(loaded, path, images),
-            **measure_onnx(path, images, threads=run.config.train.threads, seconds=run.config.deploy.latency_seconds),
+            **measure_onnx(path, images, threads=threads_of(run), seconds=run.config.deploy.latency_seconds),
         }
     write_model_card(folder, {**results, "deploy": measured, "student": provenance(loaded)})
     return measured
+
+
+def threads_of(run: Run) -> int:
+    """The threads of training, on which all that is timed runs too; ``machine.json`` knows them."""
+    kept = run.path("machine.json")
+    return int(read_json(kept)["threads"]) if kept.exists() else run.config.train.threads or num_cores()
 
 
 def first_images(data: Dataset, count: int) -> torch.Tensor:

@@ -139,7 +139,9 @@ def get_teacher(run: Run, data: Dataset, machine: Machine, screen: Screen) -> Ch
     else:
         together = judge_together(checked.live(machine, ()), judged, data, run.config, machine)
         whole = {**_whole(checked, cards), **origin, **together.as_dict()}
-        _say(run, "teacher", whole["answers"], whole, together)
+        who = f"all {len(names)} together" if len(names) > 1 else "symmetrised, it"
+        _say(run, "teacher", who, whole, together)
+        run.log(f"teacher: what students hear: {whole['answers']}")
         if folds is not None:
             whole["folds"] = {
                 "num": len(names),
@@ -148,7 +150,7 @@ def get_teacher(run: Run, data: Dataset, machine: Machine, screen: Screen) -> Ch
             }
     card = {"model": settings.model, "folder": "teacher", **whole}
     write_json(folder / "card.json", card)
-    for warning in warnings_about(card):
+    for warning in warnings_about(card, run.config, data.spec):
         run.log(f"teacher: {warning}")
     return replace(checked, card=card)
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sapling.config import RunConfig
+from sapling.data.layout import many
 from sapling.data.loader import Dataset
 from sapling.models.create import count_macs, count_parameters, resolve_name
 from sapling.models.load import load_model
@@ -29,6 +30,7 @@ from sapling.workflows.passes import (
     train_members,
 )
 from sapling.workflows.ship import deploy
+from sapling.workflows.track import tracked
 
 
 def train(config: RunConfig | None = None, *, screen: Screen | None = None, **blocks: Any) -> RunResult:
@@ -46,7 +48,7 @@ def train(config: RunConfig | None = None, *, screen: Screen | None = None, **bl
     """
     config, screen = settled(config, blocks), screen or Screen(quiet=True)
     check_names(config, "train")
-    with Run(run_folder(config, "train"), config, task="train") as run:
+    with Run(run_folder(config, "train"), config, task="train") as run, tracked(run):
         run.say = screen.say
         if not run.is_finished:
             _work(run, screen)
@@ -77,8 +79,8 @@ def _work(run: Run, screen: Screen) -> None:
         freeze_backbone=config.student.freeze_backbone,
     )
     run.log(
-        f"training {architecture}, {epochs} epochs, {len(data.split.train)} images of {data.num_classes} classes at "
-        f"{data.img_size} px; {machine.precision} on {machine.device}, {machine.threads} threads"
+        f"training {architecture}, {many(epochs, 'epoch')}, {len(data.split.train)} images of {data.num_classes} "
+        f"classes at {data.img_size} px; {machine.precision} on {machine.device}, {many(machine.threads, 'thread')}"
     )
     train_members(
         run,

@@ -1,0 +1,84 @@
+"""Settings that a method refuses. No torch: the catalogue knows enough of most methods to say so at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sapling.config import RunConfig
+from sapling.errors import UsageError
+from sapling.methods.registry import built_in, entry
+
+PLAIN_OPTIONS = {"alpha", "temperature"}
+"""Settings of a method that change nothing of what it needs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What a method needs with its settings.
+
+    Attributes:
+        labels: one class number per image.
+        min_batch: least images per step.
+        student: features of the student that it teaches.
+        teacher: features of the teacher that it learns from.
+    """
+
+    labels: bool
+    min_batch: int
+    student: tuple[str, ...]
+    teacher: tuple[str, ...]
+
+
+def known_needs(config: RunConfig) -> Needs | None:
+    """What the catalogue says; None where it depends on settings, or the method is somebody else's."""
+    method = config.method
+    if method.name not in built_in() or set(method.options) - PLAIN_OPTIONS:
+        return None
+    known = entry(method.name)
+    requires, taps = known["requires"], known["taps"]
+    return Needs(requires["labels"], requires["min_batch"], tuple(taps["student"]), tuple(taps["teacher"]))
+
+
+def mixed_by(config: RunConfig) -> list[str]:
+    """The settings that mix the images that students see."""
+    return [k for k in ("mixup", "cutmix") if getattr(config.data, k) > 0 and config.data.mix_share > 0]
+
+
+def check_method_fits(config: RunConfig, needs: Needs) -> None:
+    """Refuse settings that the method cannot work with.
+
+    Raises:
+        UsageError: mixed images, a batch, a frozen backbone or out-of-fold answers that do not go with it.
+    """
+    arm, teacher, mixes = config.method.arm, config.teacher, mixed_by(config)
+    if needs.labels and mixes:
+        raise UsageError(
+            f"method {arm!r} needs one class number per image, and {' and '.join(mixes)} would mix the images",
+            allowed="methods without class numbers, such as kd and dist",
+            remedy=f"turn mixing off ({', '.join(f'--{k} 0' for k in mixes)}), or --method kd",
+        )
+    if config.train.batch_size < needs.min_batch:
+        raise UsageError(
+            f"method {arm!r} compares images with each other and the batch size is {config.train.batch_size}",
+            allowed=f"{needs.min_batch} or more",
+            remedy=f"--batch-size {max(needs.min_batch, 64)}",
+        )
+    if config.student.freeze_backbone and needs.student:
+        raise UsageError(
+            f"method {config.method.name!r} teaches the student's features ({', '.join(needs.student)}), and "
+            "student.freeze_backbone keeps them as they are",
+            remedy="a method on logits, such as kd, or student.freeze_backbone: false",
+        )
+    if teacher.cross_fit and mixes:
+        raise UsageError(
+            f"data.{mixes[0]} mixes images of several folds, and no teacher is new to both: teacher.cross_fit cannot "
+            "answer them",
+            remedy=f"--{mixes[0]} 0 (teacher.{mixes[0]} may stay: it is for training the teacher), or do without "
+            "teacher.cross_fit",
+        )
+    if teacher.cross_fit and needs.teacher:
+        raise UsageError(
+            f"method {config.method.name!r} learns from the teacher's features ({', '.join(needs.teacher)}), and "
+            "teacher.cross_fit is for logits: those features are of teachers that trained on the image",
+            remedy="a method on logits, such as kd, or do without teacher.cross_fit",
+        )
