@@ -1,7 +1,7 @@
 """Where several students stand among each other, by crossed bootstrap: mean rank, and how often each is the best.
 
-Ranks say less than differences do: they hide how far apart the students are. They are no test either; what is claimed of
-two students is read off the verdict on them.
+Ranks say less than differences do: they hide how far apart the students are. They are no test either; what is claimed
+of two students is read off the verdict on them.
 """
 
 from __future__ import annotations
@@ -81,8 +81,8 @@ def rank_students(
 
     Each draw takes images (whole groups) with replacement, *the same for all students and seeds*, and S - 1 seeds with
     replacement (the one, if there is one), the same for all students; so it is drawn as in
-    :func:`sapling.evaluation.bootstrap.bootstrap_interval`. Seeds are no blocks: students are ranked by their means over
-    the drawn seeds, not within each.
+    :func:`sapling.evaluation.bootstrap.bootstrap_interval`. Seeds are no blocks: students are ranked by their means
+    over the drawn seeds, not within each.
 
     Args:
         values: ``[R,S,n]`` of :func:`image_scores`; more is better.

@@ -1,4 +1,4 @@
-"""Several methods under one contract: each against its control, all against each other, and how sure that is. No torch."""
+"""Several methods under one contract: each with its control, all with each other, and how sure that is. No torch."""
 
 from __future__ import annotations
 

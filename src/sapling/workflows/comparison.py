@@ -169,7 +169,12 @@ def statement_of(methods: Sequence[MethodResult], verdict: Verdict) -> str:
 
 
 def between_of(pairs: Sequence[Pair]) -> str:
-    shown_pairs = [f"{p.second} is {p.outcome} than {p.first}" for p in pairs if p.outcome != "no difference shown"]
+    """One sentence on all pairs of methods, after adjustment; the better one of a pair stands first."""
+    shown_pairs = [
+        "{} is better than {}".format(*((p.second, p.first) if p.outcome == "better" else (p.first, p.second)))
+        for p in pairs
+        if p.outcome != "no difference shown"
+    ]
     if not shown_pairs:
         which = "the two methods" if len(pairs) == 1 else f"any two of them ({len(pairs)} pairs)"
         return f"Between {which} no difference is shown."
@@ -179,6 +184,7 @@ def between_of(pairs: Sequence[Pair]) -> str:
 
 
 def scope_of(methods: Sequence[MethodResult], num_seeds: int) -> str:
+    """What all figures are conditional on."""
     teachers = list(dict.fromkeys((m.teacher["model"], m.teacher["sha256"]) for m in methods))
     which = f"one teacher ({teachers[0][0]})" if len(teachers) == 1 else f"the {len(teachers)} teachers of these runs"
     text = f"Conditional on {which} and one split: other teachers or splits may give another answer."
