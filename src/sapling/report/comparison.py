@@ -17,25 +17,26 @@ from sapling.report.page import page_environment, write_page
 
 PAGE_FILE = "compare.html"
 _OURS = b'name="generator" content="Sapling'
+_ADJUSTED = (
+    "adjusted for the number of comparisons: of many, one comes out well by luck. What is called better or worse here "
+    "holds after this adjustment."
+)
 _WORDS = (
     ("Control", "the same student, trained in the same way, but without a teacher. It shows what the teacher adds."),
     ("Gain", "a method's students less the control's, seed by seed on the same test images, in points."),
     ("Seed", "one complete repetition. It fixes the first weights and the order of the images."),
     (
         "Interval",
-        "the range in which the true difference plausibly lies, of this one comparison. Where it includes zero, no "
-        "difference was shown.",
+        "where the true difference plausibly lies, of this one comparison; with zero in it none was shown.",
     ),
     (
         "p after Holm",
-        "how often so large a difference would come about by chance, adjusted for the number of comparisons: of many, "
-        "one comes out well by luck. What is called better or worse here holds after this adjustment.",
+        f"how often so large a difference would come about by chance, {_ADJUSTED}",
     ),
     ("Can show", "the smallest true difference that so many seeds and test images find four times in five."),
     (
         "Mean rank, P(best)",
-        "place among all students when test images and seeds are drawn anew, and how often it is the first. They are "
-        "no test, and hide how far apart the students are.",
+        "place among all students when test images and seeds are drawn anew, and how often it is the first. No test.",
     ),
 )
 _SIGNS = {"better": "up", "worse": "down"}
@@ -130,7 +131,7 @@ def _warnings(comparison: Mapping[str, Any], methods: Sequence[Mapping[str, Any]
             by_value.setdefault(wording.clean(value), []).append(label)
         values = "; ".join(f"{value} in {', '.join(names)}" for value, names in by_value.items())
         found.append(f"Not alike, and allowed (--allow {entry['kind']}): {wording.clean(entry['name'])} is {values}.")
-    if found:
+    if any(entry["kind"] != "seeds" for entry in listing(comparison, "allowed")):
         found.append("What methods are worth cannot be told apart from these differences.")
     if not block(comparison, "controls").get("are_one"):
         found.append(wording.sentence(block(comparison, "controls").get("statement")))
@@ -142,7 +143,7 @@ def _gains_note(num_seeds: int, confidence: str) -> str:
         f"The diamond is the difference of these students, the bar its {confidence}\u202f% interval"
     )  # fmt: skip
     dots = "; below it a dot for each seed. " if num_seeds > 1 else ". "
-    return f"{mean}{dots}Blue is better and orange worse after Holm; dark shows no difference."
+    return f"{mean}{dots}Blue is better and orange worse after Holm; the colour of the text shows no difference."
 
 
 def _spread(values: Sequence[float]) -> str:
@@ -168,6 +169,7 @@ def _rows(comparison: Mapping[str, Any], methods: Sequence[Mapping[str, Any]]) -
             "interval": wording.between(number(verdict.get("low")), number(verdict.get("high"))),
             "p": _p_value(method.get("p_adjusted")),
             "outcome": str(method.get("outcome")),
+            "by_itself": str(verdict.get("outcome")) if verdict.get("outcome") != method.get("outcome") else "",
             "can_show": wording.points(number(block(verdict, "detectable").get("now"))),
         }
         if not alone:
@@ -211,6 +213,7 @@ def _pair(pair: Mapping[str, Any]) -> dict[str, str]:
         "interval": wording.between(low, high),
         "p": _p_value(pair.get("p_adjusted")),
         "outcome": outcome,
+        "by_itself": "" if verdict.get("outcome") == pair.get("outcome") else "better",
     }
 
 

@@ -101,4 +101,5 @@ def _rows_of(names: Sequence[str], *, top: float, right: float = _RIGHT) -> tupl
 
 
 def _below(figure: Figure, height: float, text: str) -> None:
-    figure.text(0.5, 6 / height, text, ha="center", fontsize=SMALL, color=COLOURS["muted"])
+    middle = (_LEFT + WIDTH - _RIGHT) / 2 / WIDTH
+    figure.text(middle, 6 / height, text, ha="center", fontsize=SMALL, color=COLOURS["muted"])

@@ -12,6 +12,7 @@ from sapling.evaluation.verdict import SEEDS_FOR_HEADLINES, Outcome, Verdict
 from sapling.workflows.comparable import Difference
 
 CONTROL_NAME = "the same student trained alone"
+MOST_NAMED = 6  # in a sentence; of more it gives the number
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,17 +156,20 @@ def statement_of(methods: Sequence[MethodResult], verdict: Verdict) -> str:
     """One sentence on all methods against their controls, after adjustment."""
     found = {o: [m.name for m in methods if m.outcome == o] for o in ("better", "worse", "no difference shown")}
     parts = [
-        f"{words(names)} {'is' if len(names) == 1 else 'are'} {outcome} than {CONTROL_NAME}"
+        f"{_named(names)} {'is' if len(names) == 1 else 'are'} {outcome} than {CONTROL_NAME}"
         for outcome in ("better", "worse")
         if (names := found[outcome])
     ]
     if none := found["no difference shown"]:
-        which = "any of them" if not parts else words(none)
+        which = _named(none) if parts else "any of them"
         parts.append(f"no difference to {'it' if parts else CONTROL_NAME} is shown for {which}")
-    text = "; ".join(parts)
     seeds = "one seed" if verdict.num_seeds == 1 else f"{verdict.num_seeds} seeds"
-    images = f"{verdict.num_images:,} test images"
-    return f"Of {len(methods)} methods, {text} ({seeds}, {images}; {100 * verdict.confidence:.4g} % after Holm)."
+    counts = f"{seeds}, {verdict.num_images:,} test images; {100 * verdict.confidence:.4g} % after Holm"
+    return f"Of {len(methods)} methods, {'; '.join(parts)} ({counts})."
+
+
+def _named(names: Sequence[str]) -> str:
+    return words(names) if len(names) <= MOST_NAMED else f"{len(names)} of them"
 
 
 def between_of(pairs: Sequence[Pair]) -> str:
@@ -178,8 +182,10 @@ def between_of(pairs: Sequence[Pair]) -> str:
     if not shown_pairs:
         which = "the two methods" if len(pairs) == 1 else f"any two of them ({len(pairs)} pairs)"
         return f"Between {which} no difference is shown."
+    if len(shown_pairs) > MOST_NAMED:
+        return f"Of {len(pairs)} pairs of methods, {len(shown_pairs)} differ."
     rest = len(pairs) - len(shown_pairs)
-    more = f"; no difference is shown between {rest} other pair{'' if rest == 1 else 's'}" if rest else ""
+    more = f"; no difference is shown in {rest} other pair{'' if rest == 1 else 's'}" if rest else ""
     return f"Between the methods: {words(shown_pairs)}{more}."
 
 

@@ -20,11 +20,11 @@ from safetensors import SafetensorError, safe_open
 from sapling.errors import RunError, UsageError
 from sapling.evaluation.metrics import confusion_matrix, macro_scores
 from sapling.evaluation.multilabel import average_precision
+from sapling.evaluation.verdict import AnyMeasure
 from sapling.record import FORMAT, SPLIT_FILE, load_run_config, read_json
 from sapling.report.folder import block, inner, listing, number
 
 CONTROL = "control"
-MEASURES = ("top1", "macro_recall", "map")
 _MAX_JSON, _MAX_SETTINGS = 2**29, 2**20  # bytes
 _MAX_SEEDS = 1000
 _DTYPES = {"logits": "F32", "labels": "I64", "groups": "I64"}
@@ -71,7 +71,7 @@ class StoredRun:
     results: Mapping[str, Any]
     settings: Mapping[str, Any]
     method: str
-    measure: str
+    measure: AnyMeasure
     confidence: float
     control: Answers
     distilled: Answers
@@ -117,8 +117,10 @@ def read_stored(folder: str | Path) -> StoredRun:
         raise _damaged(place, f"it claims {len(arms[CONTROL])} seeds")
     verdict = block(results, "comparison", "verdict")
     measure, confidence = verdict.get("measure"), number(verdict.get("confidence"))
-    if measure not in MEASURES or confidence is None or not 0.5 < confidence < 1:
+    if measure not in ("top1", "macro_recall", "map") or confidence is None or not 0.5 < confidence < 1:
         raise _damaged(place, "its verdict names no known measure and confidence")
+    if (measure == "map") != (results.get("multi_label") is True):
+        raise _damaged(place, f"its verdict is on {measure}, which its labels have not")
     num_images = number(inner(results, "manifest", "split", "test"))
     shape = (int(num_images or 0), len(listing(results, "classes")))
     if shape[0] < 1 or shape[1] < 2:
@@ -237,10 +239,7 @@ def _read_logits(
 
 
 def _keep(answers: Answers, seed: int, logits: NDArray[np.float32], truth: NDArray[np.int64], measure: str) -> None:
-    several = truth.ndim == 2
-    given = logits if several else logits.argmax(1).astype(np.int64)
-    if several != (measure == "map"):
-        raise RunError(f"its verdict is on {measure}, which these labels have not", remedy="run its command again")
+    given: NDArray[Any] = logits if truth.ndim == 2 else logits.argmax(1).astype(np.int64)
     if measure == "map":
         score = float(np.nanmean(average_precision(logits, truth)))
     elif measure == "macro_recall":
