@@ -51,10 +51,11 @@ def compare(runs: Sequence[str | Path], *, allow: Collection[str] = (), output: 
         UsageError: fewer than two runs, one of them twice, an unfinished one, or runs that cannot be compared.
         RunError: a run folder is damaged.
     """
-    from sapling.report.comparison import page_path, write_comparison  # not above: it brings matplotlib
+    folders, page = _folders(runs), None
+    if output is not None:
+        from sapling.report.comparison import page_path, write_comparison  # not above: it brings matplotlib
 
-    folders = _folders(runs)
-    page = None if output is None else page_path(Path(output))
+        page = page_path(Path(output))
     stored = [read_stored(folder) for folder in folders]
     names = _names(stored)
     allowed = refuse_other(stored, names, (allow,) if isinstance(allow, str) else allow)
