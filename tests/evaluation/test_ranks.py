@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sapling.errors import UsageError
@@ -71,6 +71,7 @@ def test_scores_of_images_make_up_the_measure():
     assert [np.mean([v[strata == k].mean() for k in (0, 1)]) for v in values] == [0.5, 0.5]
 
 
+@settings(max_examples=25)
 @given(st.integers(2, 4), st.integers(1, 3), st.integers(2, 12), st.integers(0, 2**16))
 def test_ranks_and_best_share_what_there_is(num_students, num_seeds, num_images, seed):
     values = np.random.default_rng(seed).integers(0, 2, (num_students, num_seeds, num_images)).astype(float)

@@ -36,8 +36,8 @@ def test_what_was_allowed_and_found_stands_on_the_page(page):
     assert "The controls were trained apart" in visible
     assert "The teacher of dist did not pass its check" in visible
     assert "one split: other teachers or splits may give another answer" in visible
-    assert re.search(r"budget\s+the same", visible, re.IGNORECASE)
-    assert re.search(r"recipe\s+not alike", visible, re.IGNORECASE)
+    assert re.search(r"budget\s*the same", visible, re.IGNORECASE)
+    assert re.search(r"recipe\s*not alike", visible, re.IGNORECASE)
 
 
 def test_hostile_runs_are_text_and_nothing_is_asked_of_a_network(page):
