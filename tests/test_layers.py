@@ -46,7 +46,7 @@ ALLOWED: dict[str, set[str]] = {
 ALLOWED["workflows"] = set(ALLOWED) - {"losses", "blocks", "grids", "fusion"}
 ALLOWED["studies"] = ALLOWED["workflows"] | {"workflows"}
 ALLOWED["tables"] = ALLOWED["studies"] | {"studies"}
-COMMANDS = {"cli_cache", "cli_data", "cli_train"}
+COMMANDS = {"cli_cache", "cli_compare", "cli_data", "cli_train"}
 for name in COMMANDS:
     ALLOWED[name] = ALLOWED["tables"] | {"tables"}
 ALLOWED["cli"] = ALLOWED["cli_data"] | COMMANDS

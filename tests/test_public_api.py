@@ -3,6 +3,7 @@
 import sapling
 
 PUBLIC = [
+    "Comparison",
     "RunConfig",
     "RunResult",
     "SaplingError",

@@ -17,11 +17,13 @@ if TYPE_CHECKING:
     from sapling.data.loader import load_data
     from sapling.deploy.predict import predict
     from sapling.errors import SaplingError
-    from sapling.evaluation.verdict import Verdict, compare
+    from sapling.evaluation.verdict import Verdict
     from sapling.models.create import create_model
     from sapling.models.load import load_model, save_model
     from sapling.models.tapped import TappedModel
     from sapling.report.page import write_report
+    from sapling.workflows.compare import compare
+    from sapling.workflows.comparison import Comparison
     from sapling.workflows.distill import RunResult, distill
     from sapling.workflows.evaluate import evaluate, export
     from sapling.workflows.inspect import inspect
@@ -30,12 +32,13 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Comparison": "sapling.workflows.comparison",
     "RunConfig": "sapling.config",
     "RunResult": "sapling.workflows.distill",
     "SaplingError": "sapling.errors",
     "TappedModel": "sapling.models.tapped",
     "Verdict": "sapling.evaluation.verdict",
-    "compare": "sapling.evaluation.verdict",
+    "compare": "sapling.workflows.compare",
     "create_model": "sapling.models.create",
     "distill": "sapling.workflows.distill",
     "evaluate": "sapling.workflows.evaluate",
@@ -50,6 +53,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "Comparison",
     "RunConfig",
     "RunResult",
     "SaplingError",

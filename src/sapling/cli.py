@@ -11,6 +11,7 @@ from typing import Annotated, Any, cast
 import typer
 
 from sapling import cli_cache
+from sapling.cli_compare import compare
 from sapling.cli_data import inspect
 from sapling.cli_train import demo, distill, train
 from sapling.errors import SaplingError, UsageError
@@ -128,6 +129,9 @@ def report(runs: Annotated[list[str], typer.Argument(help="Run folders.")]) -> N
 
     for run in runs:
         typer.echo(str(write_report(Path(run))))
+
+
+app.command()(compare)
 
 
 @app.command(name="methods")

@@ -11,6 +11,7 @@ from safetensors.numpy import load_file
 
 import sapling
 from sapling.errors import DataError, GateError, RunError, UsageError
+from sapling.evaluation import compare
 from sapling.workflows.distill import choose_to_ship
 from tests.conftest import SMALL_RUN, write_images
 from tests.digests import digest
@@ -53,7 +54,7 @@ def test_results_are_what_the_logits_say(finished_run):
     verdict = results["comparison"]["verdict"]
     difference = np.mean(right["kd"]) - np.mean(right["control"])
     assert verdict["difference"] == pytest.approx(difference)
-    again = sapling.compare(np.array(right["control"]), np.array(right["kd"]))
+    again = compare(np.array(right["control"]), np.array(right["kd"]))
     assert again.outcome == verdict["outcome"]
     assert finished_run.statement == verdict["statement"]
 

@@ -352,12 +352,16 @@ def load_trained(folder: Path, bands: Bands | None = None) -> tuple[LoadedModel,
 def measure_test(
     run: Run, folder: Path, data: Dataset, machine: Machine
 ) -> tuple[NDArray[np.float32], NDArray[np.int64], dict[str, Any]]:
-    """Open the test split for the network in ``folder``; keeps its logits as ``test_logits.safetensors``."""
+    """Open the test split for the network in ``folder``; keeps its logits, the truth, and which images belong together
+    (numbers of their groups) as ``test_logits.safetensors``.
+    """
     _, model = load_trained(folder, data.store.bands)
     model.to(machine.device).to(memory_format=torch.channels_last)
     logits, labels = logits_of(model, data, "test", run.config, machine)
+    groups = groups_of(data, "test")
+    numbered = {} if groups is None else {"groups": np.unique(groups, return_inverse=True)[1].astype(np.int64)}
     with atomic_file(folder / "test_logits.safetensors", "wb") as file:
-        file.write(serialize({"logits": logits, "labels": labels}))
+        file.write(serialize({"logits": logits, "labels": labels, **numbered}))
     return logits, labels, classification_metrics(logits, labels, data.num_classes)
 
 

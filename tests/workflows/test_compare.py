@@ -1,0 +1,301 @@
+"""``sapling compare``: what may be compared, and that its figures are those of the runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+import sapling
+from sapling.cli import main
+from sapling.errors import RunError, UsageError
+from sapling.evaluation import compare as judge
+from sapling.evaluation import holm
+from tests.workflows.stored_runs import IMAGES, change, store_run
+
+
+@pytest.fixture
+def two(tmp_path):
+    return [store_run(tmp_path / "kd", gain=0.1), store_run(tmp_path / "dkd", method="dkd")]
+
+
+def logits_of(run, name):
+    return load_file(run / "members" / name / "test_logits.safetensors")
+
+
+def test_gains_pairs_and_holm_are_those_of_the_stored_answers(two, tmp_path):
+    runs = [*two, store_run(tmp_path / "dist", method="dist", gain=-0.2)]
+    found = sapling.compare(runs)
+    right = {}
+    for run in runs:
+        for member in ("control", run.name):
+            stored = [logits_of(run, f"{member}-s{seed}") for seed in range(3)]
+            right[run.name, member] = np.stack([s["logits"].argmax(1) == s["labels"] for s in stored])
+    verdicts = [judge(right[r.name, "control"], right[r.name, r.name]) for r in runs]
+    assert [m.verdict.difference for m in found.methods] == [v.difference for v in verdicts]
+    assert [m.verdict.p_value for m in found.methods] == [v.p_value for v in verdicts]
+    assert [m.p_adjusted for m in found.methods] == holm([v.p_value for v in verdicts])
+    assert [m.outcome for m in found.methods] == ["better", "no difference shown", "worse"]
+    assert [np.mean(m.scores) for m in found.methods] == pytest.approx([right[r.name, r.name].mean() for r in runs])
+    assert [(p.first, p.second) for p in found.pairs] == [("kd", "dkd"), ("kd", "dist"), ("dkd", "dist")]
+    for pair in found.pairs:
+        own = judge(right[pair.first, pair.first], right[pair.second, pair.second])
+        assert (pair.verdict.difference, pair.verdict.p_value) == (own.difference, own.p_value)
+    assert [p.p_adjusted for p in found.pairs] == holm([p.verdict.p_value for p in found.pairs])
+    assert "kd is better than the same student trained alone; dist is worse" in found.statement
+    assert found.methods[0].standing.best == 1.0
+    assert "one teacher (resnet18) and one split" in found.scope
+    json.dumps(found.as_dict(), allow_nan=False)
+
+
+def test_a_verdict_that_holm_takes_back_is_none(two, tmp_path, monkeypatch):
+    monkeypatch.setattr("sapling.workflows.compare.holm", lambda values: [0.5 for _ in values])
+    found = sapling.compare(two)
+    assert found.methods[0].verdict.outcome == "better"
+    assert found.methods[0].outcome == "no difference shown"
+
+
+def test_one_control_is_said_to_be_one(two, tmp_path):
+    found = sapling.compare(two)
+    assert found.controls.are_one
+    assert found.controls.to_the_bit
+    assert found.control_standing is not None
+    assert sum(m.standing.best for m in found.methods) + found.control_standing.best == pytest.approx(1)
+    path = two[1] / "members" / "control-s1" / "test_logits.safetensors"
+    stored = load_file(path)
+    save_file({**stored, "logits": stored["logits"] * np.float32(1.001)}, path)
+    found = sapling.compare(two)
+    assert found.controls.are_one
+    assert not found.controls.to_the_bit
+    apart = store_run(tmp_path / "dist", method="dist", own_control=1)
+    found = sapling.compare([two[0], apart])
+    assert not found.controls.are_one
+    assert found.control_standing is None
+    assert "trained apart" in found.controls.statement
+    own = np.mean(found.methods[1].control_scores)
+    assert own == pytest.approx(np.mean([(x := logits_of(apart, f"control-s{s}"))["logits"].argmax(1) == x["labels"]
+                                         for s in range(3)]))  # fmt: skip
+    assert found.methods[1].verdict.difference == pytest.approx(np.mean(found.methods[1].scores) - own)
+
+
+DIFFERENCES = [
+    ("budget", {"epochs": 6}, "epochs: 5 (kd), 6 (dkd)"),
+    ("budget", {"batch_size": 32}, "batch_size: 64 (kd), 32 (dkd)"),
+    ("budget", {"optimizer": "adamw"}, "optimizer"),
+    ("budget", {"tuning_trials": {"control": 0, "method": 5}}, "tuning_trials"),
+    ("recipe", {"views": "strong"}, "views: shift (kd), strong (dkd)"),
+    ("student", {"student": "sapling_cnn4"}, "student: sapling_cnn3 (kd), sapling_cnn4 (dkd)"),
+    ("student", {"img_size": 32, "data": {"fingerprint": "other"}}, "img_size: 16 (kd), 32 (dkd)"),
+    ("teacher", {"teacher": "cd" * 32}, "resnet18 abababababab (kd), resnet18 cdcdcdcdcdcd (dkd)"),
+    ("teacher", {"symmetrise": True}, "symmetrise"),
+]
+
+
+@pytest.mark.parametrize(("kind", "changed", "said"), DIFFERENCES)
+def test_a_difference_is_refused_by_name_and_can_be_allowed(two, tmp_path, kind, changed, said):
+    other = store_run(tmp_path / "x" / "dkd", method="dkd", **changed)
+    with pytest.raises(UsageError) as caught:
+        sapling.compare([two[0], other])
+    assert f"- {kind}: " in str(caught.value)
+    assert said in str(caught.value)
+    assert f"--allow {kind}" in str(caught.value)
+    found = sapling.compare([two[0], other], allow=[kind])
+    assert {d.kind for d in found.allowed} == {kind}
+    others = {"student", "teacher", "budget", "recipe", "seeds"} - {kind}
+    with pytest.raises(UsageError, match=kind):
+        sapling.compare([two[0], other], allow=others)
+
+
+def test_settings_that_only_the_file_knows_count(two):
+    (two[1] / "config.yaml").write_text("student: {model: cnn3, pretrained: true}\ntrain: {}\n")
+    with pytest.raises(UsageError, match=r"student\.pretrained: False \(kd\), True \(dkd\)"):
+        sapling.compare(two)
+    (two[1] / "config.yaml").write_text("train: {momentum: 0.8}\n")
+    with pytest.raises(UsageError, match=r"budget: train\.momentum"):
+        sapling.compare(two)
+    (two[1] / "config.yaml").write_text("data: {source: x}\n")  # older: all else as it is by default
+    sapling.compare(two)
+
+
+FIXED = [
+    ("data", {"data": {"fingerprint": "other"}}, "data: fingerprint"),
+    ("split", {"split": {"train": 1, "test": IMAGES, "fingerprint": "other"}}, "split: fingerprint"),
+]
+
+
+@pytest.mark.parametrize(("kind", "changed", "said"), FIXED)
+def test_other_images_are_never_compared(two, tmp_path, kind, changed, said):
+    other = store_run(tmp_path / "x" / "dkd", method="dkd", **changed)
+    with pytest.raises(UsageError, match=said):
+        sapling.compare([two[0], other], allow=["student", "teacher", "budget", "recipe", "seeds"])
+    with pytest.raises(UsageError, match=f"'{kind}' cannot be allowed"):
+        sapling.compare([two[0], other], allow=[kind])
+
+
+def test_images_in_another_order_are_other_images(two, tmp_path):
+    other = store_run(tmp_path / "x" / "dkd", method="dkd", img_size=32, data={"fingerprint": "other"})
+    text = (other / "split.csv").read_text().replace("0.png,test\n1.png,test\n", "1.png,test\n0.png,test\n")
+    (other / "split.csv").write_text(text)
+    with pytest.raises(UsageError, match="data: fingerprint"):
+        sapling.compare([two[0], other], allow=["student"])
+
+
+def test_other_tasks_and_measures_are_refused(two, tmp_path):
+    several = store_run(tmp_path / "labels", method="dist", several=True, measure="map")
+    with pytest.raises(UsageError, match=r"labels per image: one .kd., several .dist."):
+        sapling.compare([two[0], several])
+    recall = store_run(tmp_path / "recall", method="dist", measure="macro_recall")
+    with pytest.raises(UsageError, match=r"measure: top1 .kd., macro_recall .dist."):
+        sapling.compare([two[0], recall])
+    change(two[1], classes=["a", "b", "c", "d"])
+    with pytest.raises(UsageError, match="task: classes"):
+        sapling.compare(two)
+
+
+def test_shared_seeds_are_compared_when_others_are_allowed(two, tmp_path):
+    other = store_run(tmp_path / "dist", method="dist", seeds=3, first_seed=1)
+    with pytest.raises(UsageError, match="seeds that all have: 1, 2"):
+        sapling.compare([two[0], other])
+    found = sapling.compare([two[0], other], allow="seeds")
+    assert found.seeds == (1, 2)
+    assert [len(m.scores) for m in found.methods] == [2, 2] == [m.verdict.num_seeds for m in found.methods]
+    assert found.controls.are_one
+    assert any("seed 0" in note for note in found.notes)
+    far = store_run(tmp_path / "vid", method="vid", first_seed=9)
+    with pytest.raises(UsageError, match="no seed is in all"):
+        sapling.compare([two[0], far], allow=["seeds"])
+
+
+@pytest.mark.parametrize("measure", ["macro_recall", "map"])
+def test_other_measures_have_their_own_verdict(tmp_path, measure):
+    options = {"measure": measure, "several": measure == "map", "images": 80}
+    runs = [store_run(tmp_path / m, method=m, gain=g, **options) for m, g in (("kd", 0.15), ("dkd", 0.0))]
+    found = sapling.compare(runs)
+    for run, result in zip(runs, found.methods, strict=True):
+        stored = json.loads((run / "results.json").read_text())["comparison"]["verdict"]
+        assert result.verdict.measure == measure
+        assert result.verdict.difference == pytest.approx(stored["difference"], abs=1e-6)
+        assert result.verdict.p_value == pytest.approx(stored["p_value"], rel=1e-4)
+
+
+def test_images_of_one_group_stay_together(tmp_path):
+    groups = np.arange(IMAGES) // 3
+    runs = [store_run(tmp_path / m, method=m, groups=groups) for m in ("kd", "dkd")]
+    found = sapling.compare(runs)
+    assert found.num_groups == 100
+    stored = json.loads((runs[0] / "results.json").read_text())["comparison"]["verdict"]
+    assert found.methods[0].verdict.p_value == pytest.approx(stored["p_value"])
+    for name in ("control-s0", "kd-s0"):
+        path = runs[0] / "members" / name / "test_logits.safetensors"
+        kept = load_file(path)
+        del kept["groups"]
+        save_file(kept, path)
+    with pytest.raises(RunError, match="not measured on the same images"):
+        sapling.compare(runs)
+
+
+def test_runs_of_one_method_are_told_apart(tmp_path):
+    warm = store_run(tmp_path / "warm", method_config={"temperature": 8.0})
+    cold = store_run(tmp_path / "cold", method_config={"temperature": 2.0})
+    assert [m.name for m in sapling.compare([warm, cold]).methods] == ["kd (temperature 8.0)", "kd (temperature 2.0)"]
+    again = store_run(tmp_path / "again")
+    same = store_run(tmp_path / "same")
+    assert [m.name for m in sapling.compare([again, same]).methods] == ["kd (again)", "kd (same)"]
+
+
+def test_a_copy_of_a_run_is_no_second_run(two, tmp_path):
+    copy = shutil.copytree(two[0], tmp_path / "copy")
+    with pytest.raises(UsageError, match="one run, given twice"):
+        sapling.compare([two[0], copy])
+
+
+def test_a_real_run_gives_its_own_verdict(finished_run, tmp_path):
+    copy = shutil.copytree(finished_run.folder, tmp_path / "copy")
+    with pytest.raises(UsageError, match="one run, given twice"):
+        sapling.compare([finished_run.folder, copy])
+    change(copy, manifest__method_config={"temperature": 2.0})
+    found = sapling.compare([finished_run.folder, copy])
+    stored = finished_run.results["comparison"]["verdict"]
+    again = found.methods[0].verdict.as_dict()
+    assert {k: v for k, v in again.items() if k != "statement"} == {k: v for k, v in stored.items() if k != "statement"}
+    assert found.pairs[0].verdict.difference == 0
+    assert found.controls.to_the_bit
+
+
+def test_a_damaged_or_hostile_run_is_refused(two, tmp_path):
+    path = two[1] / "members" / "dkd-s0" / "test_logits.safetensors"
+    stored = load_file(path)
+    wrong = {
+        "not those of results.json": {**stored, "logits": stored["logits"][::-1].copy()},
+        "shape": {**stored, "logits": stored["logits"][:-1]},
+        "no such numbers": {**stored, "logits": np.full_like(stored["logits"], np.nan)},
+        "same images": {**stored, "labels": stored["labels"][::-1].copy()},
+    }
+    for said, arrays in wrong.items():
+        save_file(arrays, path)
+        with pytest.raises(RunError, match=said):
+            sapling.compare(two)
+    path.write_bytes(b"\x80\x04. no tensors")
+    with pytest.raises(RunError, match="cannot be read"):
+        sapling.compare(two)
+    results = json.loads((two[1] / "results.json").read_text())
+    for member in results["members"]:
+        member["arm"] = member["arm"].replace("dkd", "../../../kd/members/kd")
+    (two[1] / "results.json").write_text(json.dumps(results))
+    with pytest.raises(RunError, match="leads out of the run"):
+        sapling.compare(two)
+    (two[1] / "results.json").write_text("[" * 100_000)
+    with pytest.raises(RunError):
+        sapling.compare(two)
+
+
+def test_the_command_prints_and_writes_a_page(two, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert main(["compare", *map(str, two), "--output", str(out)]) == 0
+    text = capsys.readouterr().out
+    assert "kd is better than the same student trained alone" in text
+    assert str(out / "compare.html") in text
+    assert main(["compare", *map(str, two), "--json", "-o", str(tmp_path / "page.html")]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [m["name"] for m in found["methods"]] == ["kd", "dkd"]
+    assert (tmp_path / "page.html").is_file()
+
+
+def test_wrong_calls_end_with_2_and_say_why(two, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    kd, dkd = map(str, two)
+    unfinished = store_run(tmp_path / "unfinished", method="vid")
+    (unfinished / "results.json").unlink()
+    plain = change(store_run(tmp_path / "plain", method="vid"), task="train")
+    mine = tmp_path / "mine.html"
+    mine.write_text("my own page")
+    for arguments, said in (
+        ([kd], "1 run is given"),
+        ([kd, f"{kd}/../kd"], "given twice"),
+        ([kd, "nowhere"], "no run folder 'nowhere'"),
+        ([kd, str(tmp_path)], "no run is here"),
+        ([kd, str(unfinished)], "sapling distill --resume"),
+        ([kd, str(plain)], "run folders of sapling distill"),
+        ([kd, dkd, "--allow", "seed"], "did you mean 'seeds'"),
+        ([kd, dkd, "-o", str(mine)], "no page of Sapling"),
+    ):
+        assert main(["compare", *arguments]) == 2
+        assert said in capsys.readouterr().err
+    assert mine.read_text() == "my own page"
+    assert not (tmp_path / "runs").exists()
+
+
+def test_comparing_needs_no_torch(two, tmp_path):
+    code = (
+        "import sys; from sapling.cli import main\n"
+        f"assert main(['compare', {str(two[0])!r}, {str(two[1])!r}, '-o', {str(tmp_path / 'o')!r}]) == 0\n"
+        "assert not {'torch', 'timm', 'torchvision'} & set(sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ, check=False)
+    assert done.returncode == 0, done.stderr
