@@ -51,4 +51,8 @@ def check_trackers(names: Iterable[str]) -> None:
 
 
 def _is_there(package: str) -> bool:
-    return package in sys.modules or importlib.util.find_spec(package) is not None
+    if package in sys.modules:
+        return True
+    spec = importlib.util.find_spec(package)
+    # without an origin it is a mere folder of that name, such as the wandb/ that wandb leaves behind
+    return spec is not None and spec.origin is not None

@@ -233,6 +233,12 @@ def test_what_is_missing_is_said_with_the_extra(monkeypatch, photos, tmp_path):
     ):
         check_trackers(["tensorboard"])
     check_trackers([])
+    monkeypatch.undo()
+    (tmp_path / "wandb").mkdir()
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UsageError, match="wandb"):  # a folder that wandb left behind is no package
+        check_trackers(["wandb"])
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     output = tmp_path / "r"
     assert main(["train", str(photos), "--model", "cnn3", "--track", "wandb", "-q", "-o", str(output)]) == 2
     assert not output.exists()

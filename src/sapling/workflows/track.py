@@ -12,6 +12,7 @@ import contextlib
 import json
 import os
 import re
+import shlex
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -242,9 +243,9 @@ def _database(folder: Path) -> str:
 
 
 def _command(name: str, folder: Path) -> str:
-    uri = os.environ.get("MLFLOW_TRACKING_URI", "")
-    return {
-        "tensorboard": f"tensorboard --logdir {folder}",
-        "wandb": f"wandb sync {folder / 'wandb'}/offline-run-*",
-        "mlflow": f"mlflow ui --backend-store-uri {uri}",
-    }[name]
+    """What shows it, as a command."""
+    if name == "tensorboard":
+        return shlex.join(["tensorboard", "--logdir", str(folder)])
+    if name == "mlflow":
+        return shlex.join(["mlflow", "ui", "--backend-store-uri", os.environ.get("MLFLOW_TRACKING_URI", "")])
+    return f"wandb sync {shlex.quote(str(folder / 'wandb'))}/offline-run-*  (where it was offline)"
