@@ -128,6 +128,19 @@ def test_no_gradient_reaches_the_teacher(method):
         assert all(t.grad is None for t in tensors(teacher))
 
 
+def test_it_says_whether_it_asks_for_the_teachers_logits(method):
+    if not method.requires.teacher:
+        return
+    step, student, teacher = ready(method, method.phases()[-1])
+    method.eval()  # batch statistics would move between the two calls
+    found = []
+    for logits in (9 * teacher.logits, -9 * teacher.logits.flip(1)):  # sure ones: doubtful answers may not count
+        torch.manual_seed(0)
+        terms = method(student, dataclasses.replace(teacher, logits=logits), batch(), step)
+        found.append(float(total(method, terms).detach()))
+    assert (found[0] != found[1]) == type(method).asks_logits(method.config)
+
+
 def test_every_term_of_the_student_gives_it_a_gradient(method):
     for phase in method.phases():
         if not phase.uses_student:

@@ -46,19 +46,9 @@ from sapling.types import Batch, Outputs, PairInfo, Phase, Step, Taps
 
 HANDED_ON = frozenset(
     {
-        *(
-            "taps",
-            "requires_with",
-            "softens_logits",
-            "asks_logits",
-            "notes",
-            "phases",
-            "phase_inputs",
-            "examine",
-            "begin_phase",
-        ),
-        *("forward", "observations", "deployable", "weights", "weights_in", "active_terms", "train"),
-        *("pair", "constant", "class_numbers"),
+        *("taps", "requires_with", "softens_logits", "asks_logits", "notes"),
+        *("phases", "phase_inputs", "examine", "begin_phase", "forward", "observations", "deployable"),
+        *("weights", "weights_in", "active_terms", "train", "pair", "constant", "class_numbers"),
     }
 )
 """What a part may do in its own way, because it is asked for it; a part with another way of its own is refused."""
