@@ -54,9 +54,9 @@ def print_comparison(found: Comparison) -> None:
     from rich.text import Text
 
     from sapling.data.layout import printable
-    from sapling.tables import _console, _table
+    from sapling.tables import new_table, open_console
 
-    console = _console()
+    console = open_console()
     console.print()
     console.print(Text(printable(found.statement), style="bold"))
     console.print(Text(printable(found.between)))
@@ -69,7 +69,7 @@ def print_comparison(found: Comparison) -> None:
     measure = {"top1": "top-1", "macro_recall": "macro recall", "map": "mAP"}[found.measure]
     columns = (("", "left"), (measure, "right"), ("gain", "right"), (f"{100 * found.confidence:.4g} %", "right"))
     rest = (("p (Holm)", "right"), ("can show", "right"), ("rank", "right"), ("P(best)", "right"), ("verdict", "left"))
-    table = _table(*columns, *rest)
+    table = new_table(*columns, *rest)
     if found.controls.are_one and found.control_standing is not None:
         own = found.control_standing
         table.add_row(
@@ -89,7 +89,7 @@ def print_comparison(found: Comparison) -> None:
             m.outcome,
         )
     console.print(table)
-    table = _table(("method less method", "left"), *columns[2:], ("p (Holm)", "right"), ("verdict", "left"))
+    table = new_table(("method less method", "left"), *columns[2:], ("p (Holm)", "right"), ("verdict", "left"))
     for pair in found.pairs:
         v = pair.verdict
         span = f"{100 * v.low:+.1f} to {100 * v.high:+.1f}"

@@ -111,7 +111,7 @@ def export_lines(result: Mapping[str, Any]) -> str:
     return f"{result['path']}  ({_onnx(result)})"
 
 
-def metricstable(result: Mapping[str, Any]) -> None:
+def metrics_table(result: Mapping[str, Any]) -> None:
     """What ``sapling evaluate`` prints."""
     from rich.text import Text
 
