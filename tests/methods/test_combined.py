@@ -235,3 +235,8 @@ def test_the_denoiser_stands_still_in_eval_mode_beside_the_others():
     assert method.phase_inputs(first) == plain.phase_inputs(plain.phases()[0])
     held_out = [outputs(k, "teacher") for k in range(2)]
     assert method.examine(first, held_out) == plain.examine(plain.phases()[0], held_out)
+
+
+def test_a_combination_ships_parts_where_a_part_does():
+    """An average of weights is refused for those alone."""
+    assert [methods.load_class(name).ships_own_parts() for name in ("kd+at", "kd+norm", "norm")] == [False, True, True]

@@ -51,6 +51,8 @@ def test_gains_pairs_and_holm_are_those_of_the_stored_answers(two, tmp_path):
     assert "kd is better than the same student trained alone; dist is worse" in found.statement
     assert found.methods[0].standing.best == 1.0
     assert "one teacher (resnet18) and one split" in found.scope
+    change(runs[1], teacher__model="runs/kd/teacher")  # the same weights, given as a folder
+    assert sapling.compare(runs).scope == found.scope
     json.dumps(found.as_dict(), allow_nan=False)
 
 

@@ -47,7 +47,8 @@ from sapling.types import Batch, Outputs, PairInfo, Phase, Step, Taps
 HANDED_ON = frozenset(
     {
         *("taps", "requires_with", "softens_logits", "asks_logits", "notes"),
-        *("phases", "phase_inputs", "examine", "begin_phase", "forward", "observations", "deployable"),
+        *("phases", "phase_inputs", "examine", "begin_phase", "forward", "observations"),
+        *("deployable", "ships_own_parts"),
         *("weights", "weights_in", "active_terms", "train", "pair", "constant", "class_numbers"),
     }
 )
@@ -134,6 +135,11 @@ class Combined(Method):
     def requires_with(cls, config: MethodConfig) -> Requires:
         """Whatever one of the parts needs."""
         return _joined([part.requires_with(settings) for part, settings in cls.parts_with(config).values()])
+
+    @classmethod
+    def ships_own_parts(cls) -> bool:
+        """Whether one of the parts does."""
+        return any(part.ships_own_parts() for part in cls.classes.values())
 
     def separate(self) -> list[Method]:
         """The parts."""

@@ -259,21 +259,20 @@ def _costs(methods: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def _teachers(methods: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
     """Each teacher once, with the methods that learned from it."""
-    found: dict[tuple[str, str], dict[str, Any]] = {}
+    found: dict[str, dict[str, Any]] = {}
     for method in methods:
         card = block(method, "teacher")
-        key = (str(card.get("model")), str(card.get("sha256")))
-        entry = found.setdefault(key, {"card": card, "methods": []})
+        entry = found.setdefault(str(card.get("sha256")), {"card": card, "methods": []})
         entry["methods"].append(wording.clean(method["name"]))
     return [
         {
-            "name": wording.model_name(model),
+            "name": wording.model_name(entry["card"].get("model")),
             "code": short_code(code),
             "score": wording.share(number(entry["card"].get("score"))),
             "gate": "passed" if entry["card"].get("gate") is True else "not passed",
             "methods": ", ".join(entry["methods"]),
         }
-        for (model, code), entry in found.items()
+        for code, entry in found.items()
     ]
 
 

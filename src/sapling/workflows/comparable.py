@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -134,8 +135,9 @@ def refuse_other(runs: Sequence[StoredRun], labels: Sequence[str], allow: Collec
             shared = shared_seeds(runs)
             lines.append(f"    seeds that all have: {', '.join(map(str, shared)) or 'none'}")
         can = [f"--allow {kind}" for kind in kinds if kind in ALLOWABLE]
+        split = shlex.quote(str(runs[0].folder / "split.csv"))
         remedy = (
-            f"runs on the same data and split (sapling distill .. --split {runs[0].folder / 'split.csv'})"
+            f"runs on the same data and split (sapling distill .. --split {split})"
             if {"data", "split"} & set(fixed)
             else "runs of one task and measure"
             if fixed

@@ -108,8 +108,11 @@ def _compare(
         scope=scope_of(methods, len(seeds)),
         notes=_notes(runs, names, seeds),
         student=words(dict.fromkeys(model_name(run.manifest.get("student")) for run in runs)),
-        split=block(first.manifest, "split"),
-        data=block(first.manifest, "data"),
+        split={
+            **{k: number(inner(first.manifest, "split", k)) for k in ("train", "val", "test")},
+            "fingerprint": clean(inner(first.manifest, "split", "fingerprint")),
+        },
+        data={k: clean(inner(first.manifest, "data", k)) for k in ("source", "fingerprint")},
         created=now(),
         page=page,
     )
@@ -129,8 +132,9 @@ def _folders(runs: Sequence[str | Path]) -> list[Path]:
         )
     seen: dict[Path, Path] = {}
     for folder in folders:
-        if (before := seen.setdefault(folder.resolve(), folder)) is not folder:
+        if (before := seen.get(folder.resolve())) is not None:
             raise UsageError(f"the same run is given twice: {before} and {folder}", allowed="each run once")
+        seen[folder.resolve()] = folder
     return folders
 
 
@@ -140,7 +144,7 @@ def _refuse_twice(runs: list[StoredRun], names: list[str], seeds: list[int]) -> 
     for run, name in zip(runs, names, strict=True):
         own = (run.method, shown(run.manifest.get("method_config")))
         key = (*own, *(arm.digests[seed] for arm in (run.control, run.distilled) for seed in seeds))
-        if (before := seen.setdefault(key, name)) is not name:
+        if (before := seen.setdefault(key, name)) != name:
             raise UsageError(
                 f"{before} and {name} hold the same answers of the same method: it is one run, given twice",
                 where=str(run.folder),

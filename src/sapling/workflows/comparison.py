@@ -191,8 +191,10 @@ def between_of(pairs: Sequence[Pair]) -> str:
 
 def scope_of(methods: Sequence[MethodResult], num_seeds: int) -> str:
     """What all figures are conditional on."""
-    teachers = list(dict.fromkeys((m.teacher["model"], m.teacher["sha256"]) for m in methods))
-    which = f"one teacher ({teachers[0][0]})" if len(teachers) == 1 else f"the {len(teachers)} teachers of these runs"
+    teachers = {m.teacher["sha256"] for m in methods}  # one may have another name where it was given as a folder
+    which = f"the {len(teachers)} teachers of these runs"
+    if len(teachers) == 1:
+        which = f"one teacher ({methods[0].teacher['model']})"
     text = f"Conditional on {which} and one split: other teachers or splits may give another answer."
     if num_seeds == 1:
         return f"{text} With one seed these are statements on trained students, not on methods."

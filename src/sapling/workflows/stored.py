@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -170,7 +171,7 @@ def _results(place: Path) -> dict[str, Any]:
             raise UsageError(
                 "this run is not finished: it has no results.json",
                 where=str(place),
-                remedy=f"sapling distill --resume {place}",
+                remedy=f"sapling distill --resume {shlex.quote(str(place))}",
             )
         raise UsageError("no run is here: results.json is missing", where=str(place), allowed="run folders")
     if path.stat().st_size > _MAX_JSON:
