@@ -39,7 +39,6 @@ _WORDS = (
         "place among all students when test images and seeds are drawn anew, and how often it is the first. No test.",
     ),
 )
-_SIGNS = {"better": "up", "worse": "down"}
 
 
 def page_path(output: Path) -> Path:
@@ -109,11 +108,13 @@ def write_comparison(path: Path, comparison: Mapping[str, Any]) -> Path:
 
 def _headline(comparison: Mapping[str, Any], methods: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     found = {str(m.get("outcome")) for m in methods}
-    symbol = "up" if "better" in found else "down" if "worse" in found else "level"
+    is_mixed = {"better", "worse"} <= found
+    symbol = "level" if is_mixed else "up" if "better" in found else "down" if "worse" in found else "level"
+    badges = {"up": "Better than the control", "down": "Worse than the control", "level": "No difference shown"}
     text, _, rest = wording.sentence(comparison.get("statement")).rpartition(" (")
     return {
         "symbol": symbol,
-        "badge": {"up": "Better than the control", "down": "Worse than the control"}.get(symbol, "No difference shown"),
+        "badge": "Some better, some worse" if is_mixed else badges[symbol],
         "text": f"{text}.",
         "rest": rest.removesuffix(".").removesuffix(")"),
         "lead": wording.sentence(comparison.get("between")),
