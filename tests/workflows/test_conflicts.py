@@ -55,7 +55,17 @@ def test_symmetries_without_logits_are_said_to_be_for_nothing():
         assert said(method) == []
 
 
-OTHER = """\"\"\"A method of somebody else.\"\"\"
+OTHER = """\"\"\"A method of somebody else.
+
+What it compares is its own business.
+
+Family: features
+Paper: none
+Year: 2026
+Formula: ce + own
+Defaults: none
+Departures: none
+\"\"\"
 
 from sapling.methods import Method
 from sapling.types import Taps
@@ -69,6 +79,9 @@ class Own(Method):
     @classmethod
     def taps(cls, config):
         return Taps(teacher=("embedding",))
+
+    def forward(self, student, teacher, batch, step):
+        return self.label_terms(student, batch, step)
 """
 
 
