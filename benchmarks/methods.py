@@ -52,6 +52,7 @@ STUDENT_EPOCHS = {"aid": 40, "eurosat": 30, "trees": 40}
 CONTROL = "control"
 ARMS: dict[str, tuple[str, dict[str, Any]]] = {
     "kd": ("kd", {}),
+    "kd, half": ("kd", {"temperature": 2.0, "weights": {"ce": 0.5, "kd": 0.5}}),
     "kd, standardised": ("kd", {"temperature": 2, "standardize": True, "weights": {"ce": 0.1, "kd": 9}}),
     "dkd": ("dkd", {}),
     "dist": ("dist", {}),
@@ -64,6 +65,10 @@ ARMS: dict[str, tuple[str, dict[str, Any]]] = {
     "fdbd, warm-up": ("fdbd", {"warmup_share": 0.2}),
     "fdbd, 2 steps": ("fdbd", {"denoise_steps": 2}),
     "fdbd, latent 64": ("fdbd", {"ae_channels": 64}),
+    "fdbd, mse": ("fdbd", {"feat_loss": "mse"}),
+    "fdbd+kd": ("fdbd+kd", {}),
+    "fdbd+kd, half": ("fdbd+kd", {"kd": {"temperature": 2.0, "weights": {"ce": 0.5, "kd": 0.5}}}),
+    "dist+fdbd": ("dist+fdbd", {}),
     "diffkd": ("diffkd", {}),
     "at": ("at", {}),
     "sp": ("sp", {}),

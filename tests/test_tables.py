@@ -41,6 +41,11 @@ def test_one_of_a_thing_is_one_of_it(capsys):
     assert "with 1 thread on" in text
 
 
+def test_settings_of_parts_have_dotted_names(capsys):
+    tables.print_plan({**PLAN, "method": {"name": "kd+at", "kd": {"temperature": 2}, "weights": {"at": 3}}})
+    assert "kd+at kd.temperature 2, weights {'at': 3}" in " ".join(capsys.readouterr().out.split())
+
+
 def test_a_plan_says_what_costs_without_gain(capsys):
     tables.print_plan(PLAN)
     assert "note: Nothing is gained by it." in capsys.readouterr().out

@@ -108,3 +108,4 @@ def show_models(pattern: str, *, sizes: bool, as_json: bool) -> None:
         licence = card.licence or "not stated" if card.weights else ""
         table.add_row(Text(card.name), *cost, str(card.img_size), Text(shown or "none"), Text(licence))
     open_console().print(table)
+    open_console().print("Counted with 1,000 classes; --dry-run counts networks for the classes of your images.")

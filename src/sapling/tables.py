@@ -167,7 +167,7 @@ def print_plan(plan: Mapping[str, Any]) -> None:
             if (passes := card.get("forward_passes", 1)) > 1:
                 table.add_row("", f"{passes} forward passes per image and step of the students")
     if "method" in plan:
-        options = ", ".join(f"{k} {v}" for k, v in plan["method"].items() if k != "name")
+        options = ", ".join(f"{k} {v}" for k, v in _flat(plan["method"]).items() if k != "name")
         table.add_row("method", Text(f"{plan['method']['name']} {options}".strip()))
         table.add_row("", Text("loss: " + " + ".join(f"{w:g} {t}" for t, w in plan["weights"].items())))
     for note in plan.get("notes", ()):
@@ -184,6 +184,19 @@ def print_plan(plan: Mapping[str, Any]) -> None:
     console.print(table)
     for warning in plan.get("warnings", ()):
         console.print(Text(f"note: {warning}", style="yellow"))
+
+
+def _flat(block: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of the parts of a combination by their dotted names."""
+    return {
+        name: inner
+        for key, value in block.items()
+        for name, inner in (
+            ((f"{key}.{k}", v) for k, v in value.items())
+            if isinstance(value, Mapping) and key != "weights"
+            else ((key, value),)
+        )
+    }
 
 
 def print_card(card: Card, page: Path) -> None:

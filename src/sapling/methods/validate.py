@@ -48,7 +48,7 @@ def check_config(name: str, options: Mapping[str, Any]) -> list[str]:
     parts = split_name(name)
     problems = [f"name: {p}" for p in (wrong_parts(parts) if len(parts) > 1 else ())]
     problems += [
-        f"name: {unknown_method(part)} allowed: {', '.join(names())}, or a path to a .py file"
+        f"name: {_ended(unknown_method(part))} allowed: {', '.join(names())}, or a path to a .py file"
         for part in parts
         if part and not part.endswith(".py") and part not in names()
     ]
@@ -184,3 +184,7 @@ def _fits(value: Any, schema: Mapping[str, Any]) -> bool:
 def _one_of(value: Any, choices: list[Any]) -> str:
     hint = nearest(str(value), [str(c) for c in choices])
     return f"allowed: {', '.join(map(str, choices))}. {hint}".rstrip(". ")
+
+
+def _ended(sentence: str) -> str:
+    return sentence if sentence.endswith("?") else f"{sentence};"
