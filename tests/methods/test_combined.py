@@ -133,14 +133,11 @@ def test_parts_that_cannot_stand_together(tmp_path):
     own = "\n    class Config(MethodConfig):\n        weight: float = Field(1.0, description='its own')\n"
     label = "\n    def label_terms(self, student, batch, step):\n        return {}\n"
     files = {}
-    for file, extra in (("one", wrap), ("two", wrap), ("long", stages), ("heavy", own), ("label", label)):
+    for file, extra in (("one", wrap), ("long", stages), ("heavy", own), ("label", label)):
         files[file] = str(tmp_path / f"{file}.py")
         (tmp_path / f"{file}.py").write_text(shipping.format(extra=extra).replace("{{", "{").replace("}}", "}"))
-    alone = build(f"kd+{files['one']}", one={"weight": 2.0})
-    assert alone.weights == {"ce": 0.1, "kd": 0.9, "own": 2.0}
-    assert isinstance(alone.deployable(torch.nn.Linear(2, 2)), torch.nn.Sequential)
-    with pytest.raises(MethodError, match="one and two both replace"):
-        build(f"{files['one']}+{files['two']}")
+    with pytest.raises(MethodError, match="'one' trains the labels through parts of its own and ships them"):
+        build(f"kd+{files['one']}", one={"weight": 2.0})
     with pytest.raises(MethodError, match="long trains the student in phases of its own"):
         build(f"kd+{files['long']}")
     with pytest.raises(MethodError, match="'label' has label_terms of its own"):
@@ -237,6 +234,19 @@ def test_the_denoiser_stands_still_in_eval_mode_beside_the_others():
     assert method.examine(first, held_out) == plain.examine(plain.phases()[0], held_out)
 
 
-def test_a_combination_ships_parts_where_a_part_does():
-    """An average of weights is refused for those alone."""
-    assert [methods.load_class(name).ships_own_parts() for name in ("kd+at", "kd+norm", "norm")] == [False, True, True]
+def test_a_method_that_answers_itself_is_no_part():
+    """Its classifier learns from the labels, and the labels of a combination train the plain student."""
+    with pytest.raises(
+        MethodError, match=r"'norm' trains the labels through parts of its own[\s\S]*--method norm alone"
+    ):
+        build("kd+norm")
+    assert not methods.load_class("kd+at").ships_own_parts()
+
+
+@pytest.mark.parametrize("name", ["kd+ps_kd", "function_matching+ps_kd"])
+def test_the_past_takes_no_more_from_the_labels_than_they_have(name):
+    with pytest.raises(ConfigError, match=r"the term past takes 0\.8 from the true label"):
+        build(name)
+    method = build("kd+ps_kd", kd={"alpha": 0.5}, ps_kd={"weight": 0.5})
+    assert method.weights["past"] * 0.8 <= method.weights["ce"]
+    build("at+ps_kd")

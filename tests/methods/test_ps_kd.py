@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from sapling import methods
-from sapling.errors import MethodError
+from sapling.errors import ConfigError, MethodError
 from sapling.methods.labelloss import make_label_loss
 from sapling.methods.memory import write_rows
 from sapling.types import Outputs, Step
@@ -108,3 +108,11 @@ def test_mixed_images_and_several_labels_are_refused():
         make()(student(1), None, mixed, Step(progress=0.5))
     with pytest.raises(MethodError, match="one class per image"):
         make(multi_label=True)
+
+
+@pytest.mark.parametrize("options", [{"alpha": 0.4}, {"weights": {"ce": 0.7}}, {"weights": {"past": 1.3}}])
+def test_the_true_label_never_counts_below_nothing(options):
+    with pytest.raises(ConfigError, match="from the true label"):
+        methods.build("ps_kd", pair_info(), **options)
+    methods.build("ps_kd", pair_info(), alpha=0.45)
+    methods.build("ps_kd", pair_info(), alpha=0.4, last_share=0.5)

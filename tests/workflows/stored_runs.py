@@ -60,7 +60,13 @@ def store_run(
     else:
         right = (control.argmax(2) == truth, ours.argmax(2) == truth)
         verdict = compare(*right, labels=truth, groups=groups, measure=measure)  # type: ignore[arg-type]
-    teacher = {"model": "resnet18", "sha256": manifest.pop("teacher", "ab" * 32), "gate": {"passed": True}}
+    teacher = {
+        "model": "resnet18",
+        "sha256": manifest.pop("teacher", "ab" * 32),
+        "answers": "plainly",
+        "answers_sha256": manifest.pop("answers", "ef" * 32),
+        "gate": {"passed": True},
+    }
     settings = {
         "student": "sapling_cnn3", "method": method, "method_config": {}, "seeds": list(range(first_seed, seeds)),
         "epochs": 5, "batch_size": 64, "lr": 0.05, "views": "shift", "img_size": 16, "device": "cpu", "threads": 1,

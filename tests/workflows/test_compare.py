@@ -17,6 +17,7 @@ from sapling.cli import main
 from sapling.errors import RunError, UsageError
 from sapling.evaluation import compare as judge
 from sapling.evaluation import holm
+from sapling.report.comparison import _teachers
 from tests.workflows.stored_runs import IMAGES, change, store_run
 
 
@@ -95,7 +96,7 @@ DIFFERENCES = [
     ("student", {"student": "sapling_cnn4"}, "student: sapling_cnn3 (kd), sapling_cnn4 (dkd)"),
     ("student", {"img_size": 32, "data": {"fingerprint": "other"}}, "img_size: 16 (kd), 32 (dkd)"),
     ("teacher", {"teacher": "cd" * 32}, "resnet18 abababababab (kd), resnet18 cdcdcdcdcdcd (dkd)"),
-    ("teacher", {"symmetrise": True}, "symmetrise"),
+    ("teacher", {"answers": "12" * 32}, "how it answers: plainly efefefefefef (kd), plainly 121212121212 (dkd)"),
 ]
 
 
@@ -112,6 +113,28 @@ def test_a_difference_is_refused_by_name_and_can_be_allowed(two, tmp_path, kind,
     others = {"student", "teacher", "budget", "recipe", "seeds"} - {kind}
     with pytest.raises(UsageError, match=kind):
         sapling.compare([two[0], other], allow=others)
+
+
+def test_a_teacher_that_is_trained_and_then_given_is_one(two, tmp_path):
+    """What counts is how it answers, not which settings brought that about."""
+    change(two[0], manifest__num_teachers=3, manifest__cross_fit=True)
+    assert sapling.compare(two).allowed == ()
+
+
+def test_whom_no_student_hears_may_be_anyone(two, tmp_path):
+    alone = store_run(tmp_path / "ps_kd", method="ps_kd", teacher="cd" * 32, answers="12" * 32, taught=False)
+    results = json.loads((alone / "results.json").read_text())
+    results["teacher"]["gate"]["passed"] = False
+    (alone / "results.json").write_text(json.dumps(results))
+    found = sapling.compare([*two, alone])
+    assert found.allowed == ()
+    assert "one teacher (resnet18)" in found.scope
+    assert found.methods[2].teacher_seconds is None
+    assert found.methods[0].teacher_seconds == 32
+    assert "No student of ps_kd heard a teacher." in found.notes
+    assert not any("did not pass" in note for note in found.notes)
+    section = _teachers(found.as_dict()["methods"])
+    assert [row["methods"] for row in section] == ["kd, dkd"]
 
 
 def test_settings_that_only_the_file_knows_count(two):

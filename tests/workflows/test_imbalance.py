@@ -71,6 +71,22 @@ def test_teacher_control_and_student_are_treated_alike(few, tmp_path, members, i
     assert "Treatment of rare classes" in (run.folder / "report.html").read_text()
 
 
+def test_parts_of_a_combination_weigh_classes_too(few, tmp_path, members):
+    """Exits learn the labels by themselves, so they must learn them as the control does."""
+    sapling.distill(
+        data={"source": str(few), "img_size": 16},
+        student="cnn3",
+        teacher={"model": "cnn3", "epochs": 1, "accept_weak": True},
+        method=["kd", "byot"],
+        train={**TRAIN, "imbalance": "class_weights"},
+        deploy={"onnx": False},
+        output=tmp_path / "r",
+    )
+    method = members["kd+byot-s0"][0].method
+    assert method.label_loss is not None
+    assert [part.label_loss for part in method.separate()] == [method.label_loss] * 2
+
+
 def test_plain_training_has_it_too(few, tmp_path, members):
     run = sapling.train(
         data={"source": str(few), "img_size": 16},

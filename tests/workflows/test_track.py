@@ -15,7 +15,7 @@ from sapling.config import build
 from sapling.errors import ConfigError, UsageError
 from sapling.record import Run
 from sapling.trackers import check_trackers
-from sapling.workflows.track import numbers_in, tracked
+from sapling.workflows.track import _command, numbers_in, tracked
 
 RESULTS = {
     "teacher": {"test": {"top1": 0.9, "confusion": [[1]]}, "model": "cnn4"},
@@ -338,3 +338,11 @@ def test_accelerate_is_called_as_it_wants_to_be(tmp_path, monkeypatch):
     assert named["metrics"]["step"] == 0
     assert [name for name, _, _ in calls].count("wandb.log") == [name for name, _, _ in calls].count("metrics") == 2
     assert {"wandb.config", "params", "wandb.finish", "end_run"} <= named.keys()
+
+
+def test_addresses_keep_their_passwords(tmp_path, monkeypatch):
+    """A run folder is made to be shown."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@example.org")
+    assert _command("mlflow", tmp_path) == "the page of your MLflow server"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///here.db")
+    assert _command("mlflow", tmp_path) == "mlflow ui --backend-store-uri sqlite:///here.db"

@@ -135,6 +135,7 @@ class Method(nn.Module):
         else:
             self._weights = {**defaults, **(config.weights or {})}
         self._weights = {self._called(term): weight for term, weight in self._weights.items()}
+        self.check_weights({term: self._weights[self._called(term)] for term in self.terms})
         self.label_loss = None
         self._frozen: tuple[str, ...] = ()
         self._stilled: list[nn.Parameter] = []
@@ -174,6 +175,16 @@ class Method(nn.Module):
     def parts_with(cls, config: MethodConfig) -> dict[str, tuple[type[Method], MethodConfig]]:
         """The methods that it joins, with the settings of each; none for a method that stands alone."""
         return {}
+
+    def check_weights(self, weights: Mapping[str, float]) -> None:
+        """Refuse weights that make no sense together; by default all do.
+
+        Args:
+            weights: of all own terms, the label term as ``ce``; in a combination those of the whole.
+
+        Raises:
+            ConfigError: says which, and what is allowed.
+        """
 
     def separate(self) -> list[Method]:
         """The methods whose phases before the students are trained each by itself: this one, or those it joins."""

@@ -47,8 +47,7 @@ from sapling.types import Batch, Outputs, PairInfo, Phase, Step, Taps
 HANDED_ON = frozenset(
     {
         *("taps", "requires_with", "softens_logits", "asks_logits", "notes"),
-        *("phases", "phase_inputs", "examine", "begin_phase", "forward", "observations"),
-        *("deployable", "ships_own_parts"),
+        *("phases", "phase_inputs", "examine", "begin_phase", "forward", "observations", "check_weights"),
         *("weights", "weights_in", "active_terms", "train", "pair", "constant", "class_numbers"),
     }
 )
@@ -82,14 +81,10 @@ class Combined(Method):
         self._weights = self._joined_weights()
         if not any(self._weights.values()):
             raise ConfigError(f"method {self.name!r}: every term has weight 0; there would be nothing to learn")
+        for name, own_part in self._each():
+            own_part.check_weights({own: self.weights[self._called(term)] for own, term in self.called[name].items()})
         self._stages: dict[str, dict[str, Phase]] = {}
         self._phases = self._joined_phases()
-        changing = [name for name, part in self._each() if type(part).deployable is not Method.deployable]
-        if len(changing) > 1:
-            raise MethodError(
-                f"method {self.name!r}: {' and '.join(changing)} both replace a part of the student that is shipped",
-                remedy="leave one of them away",
-            )
 
     @classmethod
     def parts_with(cls, config: MethodConfig) -> dict[str, tuple[type[Method], MethodConfig]]:
@@ -135,11 +130,6 @@ class Combined(Method):
     def requires_with(cls, config: MethodConfig) -> Requires:
         """Whatever one of the parts needs."""
         return _joined([part.requires_with(settings) for part, settings in cls.parts_with(config).values()])
-
-    @classmethod
-    def ships_own_parts(cls) -> bool:
-        """Whether one of the parts does."""
-        return any(part.ships_own_parts() for part in cls.classes.values())
 
     def separate(self) -> list[Method]:
         """The parts."""
@@ -190,12 +180,6 @@ class Combined(Method):
         """As the part does whose phase it is."""
         part, own = self._owner(phase)
         return {} if part is None else part.examine(own, teacher)
-
-    def deployable(self, student: nn.Module) -> nn.Module:
-        """The student, as the part that changes it hands it out."""
-        for _, part in self._each():
-            student = part.deployable(student)
-        return student
 
     def observations(self) -> dict[str, Tensor]:
         """Those of all parts; a name that is taken gets the part's in front."""
@@ -313,6 +297,12 @@ def _block(name: str, part: type[Method]) -> type[BaseModel]:
     Raises:
         MethodError: it does something in its own way that no combination would ask it for.
     """
+    if part.ships_own_parts():
+        raise MethodError(
+            f"method {name!r} trains the labels through parts of its own and ships them, so it cannot be a part of a "
+            "combination, whose labels train the plain student",
+            remedy=f"--method {name} alone",
+        )
     usual = {hook for hook in vars(Method) if not hook.startswith("_") and callable(getattr(Method, hook))}
     own = [hook for hook in sorted(usual - HANDED_ON - {"Config"}) if getattr_static(part, hook) != vars(Method)[hook]]
     if own:

@@ -18,6 +18,7 @@ Departures: a grows with every batch, a = 0.8 t; the authors' grows with the epo
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
@@ -25,6 +26,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
+from sapling.errors import ConfigError
 from sapling.losses.checks import full_precision
 from sapling.methods.base import Method, MethodConfig, Requires
 from sapling.methods.memory import ImageRows, check_table_size, write_rows
@@ -57,6 +59,23 @@ class PSKD(Method):
         self.register_buffer("answers", torch.zeros(info.num_samples, info.num_classes))
         self.register_buffer("is_known", torch.zeros(info.num_samples, dtype=torch.bool))
         self._share = torch.zeros(())
+
+    def check_weights(self, weights: Mapping[str, float]) -> None:
+        """The past may not take more from the true label than the label term gives it.
+
+        Raises:
+            ConfigError: it would; the student would unlearn the labels that it finds hard.
+        """
+        assert isinstance(self.config, PSKD.Config)
+        taken = weights["past"] * self.config.last_share
+        if taken > weights["ce"]:
+            most = weights["ce"] / self.config.last_share
+            raise ConfigError(
+                f"method {self.name!r}: at the end the term past takes {taken:.3g} from the true label, to which ce "
+                f"gives {weights['ce']:.3g}",
+                allowed=f"a weight of past of {most:.3g} or less (it is {weights['past']:.3g})",
+                remedy="leave alpha and weights away, a smaller weight of past, or --method ps_kd alone",
+            )
 
     def forward(self, student: Outputs | None, teacher: Outputs | None, batch: Batch, step: Step) -> dict[str, Tensor]:
         """Give ``ce`` and ``past``; the teacher is not looked at."""

@@ -263,6 +263,8 @@ def _teachers(methods: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
     found: dict[str, dict[str, Any]] = {}
     for method in methods:
         card = block(method, "teacher")
+        if card.get("taught") is False:
+            continue
         entry = found.setdefault(str(card.get("sha256")), {"card": card, "methods": []})
         entry["methods"].append(wording.clean(method["name"]))
     return [

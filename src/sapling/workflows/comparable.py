@@ -40,7 +40,6 @@ _MANIFEST = {
         *("ema_decay", "precision", "selection", "tuning_trials"),
     ),
     "recipe": ("views", "view_options", "mix", "view_seed", "num_views", "bands", "imbalance", "imbalance_power"),
-    "teacher": ("num_teachers", "symmetrise", "cross_fit"),
 }
 _SETTINGS = {  # not in the manifest: from config.yaml, where runs of older versions have the defaults
     "student": ("student", StudentConfig, ("pretrained", "freeze_backbone")),
@@ -95,10 +94,11 @@ def differences(runs: Sequence[StoredRun]) -> list[Difference]:
         usual = config().model_dump()
         for name in names:
             look(kind, f"{part}.{name}", lambda run, p=part, n=name, u=usual: _setting(run, p, n, u[n]))  # type: ignore[misc]
-    look("teacher", "teacher", lambda run: inner(run.results, "teacher", "sha256") or _teacher(run))
-    found = [
-        Difference(d.kind, d.name, tuple(map(_teacher, runs))) if d.name == "teacher" else d for d in found
-    ]  # told apart by their weights, shown by their names
+    taught = [run for run in runs if run.is_taught]  # whom no student hears may be anyone
+    for name, key, show in (("teacher", "sha256", _teacher), ("how it answers", "answers_sha256", _answers)):
+        if len({str(inner(run.results, "teacher", key) or show(run)) for run in taught}) > 1:
+            shown_as = tuple(show(run) if run.is_taught else "none" for run in runs)
+            found.append(Difference("teacher", name, shown_as))  # told apart by hashes, shown in words
     look("seeds", "seeds", lambda run: list(run.seeds))
     return found
 
@@ -193,6 +193,11 @@ def _setting(run: StoredRun, part: str, name: str, usual: Any) -> Any:
     value = block(run.settings, part).get(name, usual)
     # YAML may nest without end by aliases; a setting of these is a plain value.
     return value if isinstance(value, str | int | float | bool | None) else "not a plain value"
+
+
+def _answers(run: StoredRun) -> str:
+    card = block(run.results, "teacher")
+    return f"{shorten(card.get('answers') or 'plainly', 40)} {clean(card.get('answers_sha256') or '')[:12]}".rstrip()
 
 
 def _teacher(run: StoredRun) -> str:

@@ -225,7 +225,9 @@ def _method(
         student_seconds=_mean(own, "seconds"),
         control_seconds=_mean(alone, "seconds"),
         phase_seconds=number(cost.get("phase_seconds")),
-        teacher_seconds=sum(p for p in teacher_parts if p is not None) if any(teacher_parts) else None,
+        teacher_seconds=sum(p for p in teacher_parts if p is not None)
+        if run.is_taught and any(teacher_parts)
+        else None,
         parameters=_count(own[0].get("parameters")),
         macs=_count(own[0].get("macs")),
         latency_ms=latency,
@@ -235,6 +237,7 @@ def _method(
             "sha256": clean(card.get("sha256") or "unknown"),
             "score": number(inner(card, "test", run.measure)),
             "gate": inner(card, "gate", "passed") is True,
+            "taught": run.is_taught,
         },
         command=clean(results.get("command") or ""),
     )
@@ -264,7 +267,9 @@ def _count(value: Any) -> int | None:
 def _notes(runs: list[StoredRun], names: list[str], seeds: list[int]) -> tuple[str, ...]:
     notes = []
     for run, name in zip(runs, names, strict=True):
-        if inner(run.results, "teacher", "gate", "passed") is not True:
+        if not run.is_taught:
+            notes.append(f"No student of {name} heard a teacher.")
+        elif inner(run.results, "teacher", "gate", "passed") is not True:
             notes.append(f"The teacher of {name} did not pass its check: its gain says little about distillation.")
         if left := [s for s in run.seeds if s not in seeds]:
             notes.append(f"Left out of {name}: seed {words([str(s) for s in left])}, which not all runs have.")

@@ -55,7 +55,8 @@ class MethodResult:
         macs: of the student.
         latency_ms: median time for one image, where it was measured.
         latency_of: ``ONNX`` or ``torch``.
-        teacher: ``model``, ``sha256``, ``score`` (the measure on the test images), ``gate`` (whether it passed).
+        teacher: ``model``, ``sha256``, ``score`` (the measure on the test images), ``gate`` (whether it passed),
+            ``taught`` (whether the students heard it).
         command: that made the run.
     """
 
@@ -191,10 +192,11 @@ def between_of(pairs: Sequence[Pair]) -> str:
 
 def scope_of(methods: Sequence[MethodResult], num_seeds: int) -> str:
     """What all figures are conditional on."""
-    teachers = {m.teacher["sha256"] for m in methods}  # one may have another name where it was given as a folder
-    which = f"the {len(teachers)} teachers of these runs"
+    heard = [m.teacher for m in methods if m.teacher["taught"]]
+    teachers = {card["sha256"] for card in heard}  # one may have another name where it was given as a folder
+    which = f"the {len(teachers)} teachers of these runs" if len(teachers) > 1 else "no teacher"
     if len(teachers) == 1:
-        which = f"one teacher ({methods[0].teacher['model']})"
+        which = f"one teacher ({heard[0]['model']})"
     text = f"Conditional on {which} and one split: other teachers or splits may give another answer."
     if num_seeds == 1:
         return f"{text} With one seed these are statements on trained students, not on methods."

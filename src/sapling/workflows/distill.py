@@ -344,6 +344,7 @@ def manifest(
         **{k: v for k in ANSWERS if (v := getattr(config.teacher, k)) != type(config.teacher).model_fields[k].default},
         "method": config.method.name,
         "method_config": config.method.options,
+        "taught": methods.requires(config.method.name, **config.method.options).teacher,
         "weights": weights[0] if weights else {label_term: 1.0},
         "seeds": seeds,
         "epochs": epochs,

@@ -192,7 +192,9 @@ def make_member(
         torch.manual_seed(seed)
         built = methods.build(method, info, **options)
     labels = torch.from_numpy(data.truth("train"))
-    built.label_loss = methods.make_label_loss(imbalance[0], labels, data.num_classes, imbalance[1])
+    loss = methods.make_label_loss(imbalance[0], labels, data.num_classes, imbalance[1])
+    for method_or_part in (built, *built.separate()):
+        method_or_part.label_loss = loss
     return Member(name, arm, seed, student, built, optim, ema_decay)
 
 

@@ -86,6 +86,11 @@ class StoredRun:
         return block(self.results, "manifest")
 
     @property
+    def is_taught(self) -> bool:
+        """Whether its students heard the teacher, which a method without one only has measured beside them."""
+        return self.manifest.get("taught") is not False
+
+    @property
     def multi_label(self) -> bool:
         """Whether an image may have several labels."""
         return self.truth.ndim == 2

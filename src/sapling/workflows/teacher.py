@@ -7,6 +7,7 @@ loads alone, and ``teacher/card.json`` says what they answer together.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -62,8 +63,12 @@ class CheckedTeacher:
     @property
     def identity(self) -> dict[str, str]:
         """What its answers depend on."""
+        return {"sha256": str(self.card["sha256"]), **self.way_of_answering}
+
+    @property
+    def way_of_answering(self) -> dict[str, str]:
+        """What its answers depend on beside its weights."""
         return {
-            "sha256": str(self.card["sha256"]),
             "architecture": ", ".join(m.architecture for m in self.members),
             "preprocess": ", ".join(str(m.preprocess) for m in self.members),
             "bands": str(self.bands),
@@ -237,6 +242,7 @@ def _whole(teacher: CheckedTeacher, cards: Sequence[Mapping[str, Any]]) -> dict[
         "sha256": cards[0]["sha256"]
         if len(cards) == 1
         else hashlib.sha256("\n".join(card["sha256"] for card in cards).encode()).hexdigest(),
+        "answers_sha256": hashlib.sha256(json.dumps(teacher.way_of_answering, sort_keys=True).encode()).hexdigest(),
         "answers": answers_in_words(len(cards), sides, cross_fit=teacher.folds is not None),
         "symmetries": sides,
         "cross_fit": teacher.folds is not None,

@@ -93,7 +93,7 @@ class _Outlet:
             work()
         except Exception as error:  # whatever somebody else's program raises: the run does not depend on it
             self._is_broken = True
-            reason = (str(error).splitlines() or [""])[0]
+            reason = re.sub(r"//[^/@\s]*@", "//***@", (str(error).splitlines() or [""])[0])  # passwords in addresses
             self.run.log(
                 f"warning: {self.name} failed ({type(error).__name__}: {reason}); the run goes on without it, and "
                 "metrics.jsonl has every row"
@@ -247,5 +247,7 @@ def _command(name: str, folder: Path) -> str:
     if name == "tensorboard":
         return shlex.join(["tensorboard", "--logdir", str(folder)])
     if name == "mlflow":
-        return shlex.join(["mlflow", "ui", "--backend-store-uri", os.environ.get("MLFLOW_TRACKING_URI", "")])
+        place = os.environ.get("MLFLOW_TRACKING_URI", "")
+        own = place.startswith("sqlite:")  # an address of somebody's server may hold a password
+        return shlex.join(["mlflow", "ui", "--backend-store-uri", place]) if own else "the page of your MLflow server"
     return f"wandb sync {shlex.quote(str(folder / 'wandb'))}/offline-run-*  (where it was offline)"
