@@ -209,7 +209,10 @@ def summary(place: Path, data: Dataset) -> dict[str, Any]:
     correct = {arm: {s: v["logits"].argmax(1) == labels for s, v in seeds.items()} for arm, seeds in found.items()}
     ranks: dict[str, list[int]] = {}
     for seed in correct[CONTROL]:
-        order = sorted((arm for arm in correct if seed in correct[arm]), key=lambda a: -correct[a][seed].mean())
+        order = sorted(
+            (arm for arm in correct if correct[arm].keys() == correct[CONTROL].keys()),
+            key=lambda a: -correct[a][seed].mean(),
+        )
         for rank, arm in enumerate(order):
             ranks.setdefault(arm, []).append(rank + 1)
     rows = {}
@@ -218,7 +221,7 @@ def summary(place: Path, data: Dataset) -> dict[str, Any]:
         row: dict[str, Any] = {
             "seeds": shared,
             "top1": float(np.mean([seeds[s].mean() for s in shared])),
-            "mean_rank": float(np.mean(ranks[arm])),
+            "mean_rank": float(np.mean(ranks[arm])) if arm in ranks else None,
         }
         if arm != CONTROL:
             control = np.stack([correct[CONTROL][s] for s in shared])
