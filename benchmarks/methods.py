@@ -47,8 +47,8 @@ from sapling.workflows.phases import prepare_phases
 
 HERE = Path(__file__).parent
 TEACHER, STUDENT = "resnet18", "sapling_cnn3"
-TEACHER_EPOCHS = {"aid": 60, "eurosat": 30, "trees": 60}
-STUDENT_EPOCHS = {"aid": 40, "eurosat": 30, "trees": 40}
+TEACHER_EPOCHS = {"aid": 60, "eurosat": 30}
+STUDENT_EPOCHS = {"aid": 40, "eurosat": 30}
 CONTROL = "control"
 ARMS: dict[str, tuple[str, dict[str, Any]]] = {
     "kd": ("kd", {}),

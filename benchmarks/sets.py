@@ -29,7 +29,6 @@ SETS: dict[str, dict[str, Any]] = {
     "digits": {"file": "digits"},
     "aid": {"file": "aid_100.zip", "img_size": 64, "views": "aerial", "val_share": 0.2, "test_share": 0.2},
     "eurosat": {"file": "eurosat_rgb.zip", "img_size": 64, "views": "aerial"},
-    "trees": {"file": "street_trees_lidar.zip", "img_size": 64, "views": "light", "group_pattern": "(.+)_"},
 }
 SUBSETS = {"eurosat": (3000, 1500)}
 """Images to train and for dev, where all of them would take hours on two cores."""
