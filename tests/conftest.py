@@ -11,6 +11,8 @@ from PIL import Image
 
 from tests.digests import sources_digest
 
+# threads that wait for work sleep; by default they spin, and on a busy machine hold the core of what they wait for
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # is read when torch is first loaded
 # a busy machine must not fail a test: no deadline; the same examples every time
 settings.register_profile("sapling", deadline=None, derandomize=True)
 settings.load_profile("sapling")

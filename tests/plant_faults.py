@@ -6,12 +6,18 @@ one, which has loaded torch, timm and pytest already (but not Sapling, whose sou
 one test on a copy of the tree. What forks has no other threads: a child of a process with threads may inherit a lock
 that nobody will ever open. The exit code is 1 if any fault goes unnoticed, no longer fits the source, breaks more
 than its test can tell (an import error catches everything), or names a test that fails without it.
+
+What a child would do again is done once: the trees are links to one copy, whose files are compiled already, and what
+was loaded before is no longer looked at by the garbage collector. A test that writes into a linked file would change
+the sources of all others: that is noticed at the end.
 """
 
 from __future__ import annotations
 
 import argparse
+import compileall
 import faulthandler
+import gc
 import importlib
 import json
 import multiprocessing
@@ -22,6 +28,7 @@ import sys
 import tempfile
 import time
 import traceback
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,14 +46,31 @@ PRELOAD = (
     "numpy",
     "torch",
     "torch.nn.functional",
+    "torch.onnx",
     "timm",
+    "timm.data",
     "pytest",
-    "hypothesis",
-    "pydantic",
+    "_hypothesis_pytestplugin",
+    "anyio.pytest_plugin",
+    "hypothesis.extra.numpy",
+    "pydantic.main",
+    "pydantic.type_adapter",
     "sklearn.datasets",
     "scipy.stats",
-    "PIL.Image",
+    "PIL.ImageSequence",
+    "matplotlib.figure",
+    "matplotlib.backends.backend_agg",
+    "matplotlib.backends.backend_svg",
+    "jinja2",
+    "typer.testing",
+    "rich.console",
+    "onnx",
+    "onnxscript",
+    "safetensors.torch",
 )
+SLOW = ("tests/workflows", "tests/deploy", "tests/report", "tests/test_")
+"""Tests that often train whole runs or start processes."""
+
 TIME_LIMIT_SECONDS = 150
 PASSED, FAILED = 0, 1  # pytest's exit codes; all others mean that the test never ran
 SKIPPED = 60  # ours: nothing failed and nothing ran, for want of real images or a browser
@@ -88,41 +112,49 @@ def load_faults(folder: Path = FAULTS) -> list[Fault]:
     return found
 
 
-def copy_tree(target: Path, source: Path = ROOT) -> None:
+def copy_tree(target: Path, source: Path = ROOT, copy: Callable[[str, str], Any] = shutil.copy2) -> None:
     """A working copy: sources (with their compiled files), tests, settings, and the folders tests look into."""
     for name in ("src", "tests"):
-        shutil.copytree(source / name, target / name, symlinks=True)
+        shutil.copytree(source / name, target / name, symlinks=True, copy_function=copy)
     for name in ("pyproject.toml", "CONTRIBUTING.md", "README.md"):
         if (source / name).is_file():
-            shutil.copy2(source / name, target / name)
+            copy(str(source / name), str(target / name))
     if (source / "examples").is_dir():
-        shutil.copytree(source / "examples", target / "examples")
+        shutil.copytree(source / "examples", target / "examples", copy_function=copy)
 
 
 def plant(fault: Fault, tree: Path) -> None:
-    """Apply a fault to a copy."""
+    """Apply a fault to a copy, whose files are links: that of the fault gets a new one in its place."""
     path = tree / fault.file
-    path.write_text(path.read_text(encoding="utf-8").replace(fault.find, fault.replace), encoding="utf-8")
+    planted = path.read_text(encoding="utf-8").replace(fault.find, fault.replace)
+    path.unlink()
+    path.write_text(planted, encoding="utf-8")
     for compiled in (path.parent / "__pycache__").glob(f"{path.stem}.*.pyc"):
         compiled.unlink()  # its stamp has a resolution of a second
 
 
-def run_test(test: str, tree: Path, log: Path) -> int:
+def compile_tree(tree: Path, test_files: Sequence[str], log: Path) -> None:
+    """Compile what every child would compile anew: its links share the result."""
+    compileall.compile_dir(tree / "src", quiet=2)
+    _run_once(test_files, tree, log, ["--collect-only"])  # pytest compiles tests in its own way
+
+
+def run_test(test: str, tree: Path, log: Path, *options: str) -> int:
     """Run one test on a copy; gives pytest's exit code, or -1 when it hung twice (once may be the machine)."""
-    code = _run_once(test, tree, log)
+    code = _run_once([test], tree, log, options)
     if code == -1:
         print(f"{test} hung; it gets a second try\n{_end_of(log)}")
-        code = _run_once(test, tree, log)
+        code = _run_once([test], tree, log, options)
     return code
 
 
-def _run_once(test: str, tree: Path, log: Path) -> int:
+def _run_once(tests: Sequence[str], tree: Path, log: Path, options: Sequence[str]) -> int:
     sys.stdout.flush()  # or the child would write it once more
     child = os.fork()
     if child == 0:
         code = 70
         try:
-            code = _in_child(test, tree, log)
+            code = _in_child(tests, tree, log, options)
         except BaseException:
             with log.open("a") as stream:
                 traceback.print_exc(file=stream)
@@ -148,7 +180,7 @@ class _Counter:
         self.passed += report.when == "call" and report.passed
 
 
-def _in_child(test: str, tree: Path, log: Path) -> int:
+def _in_child(tests: Sequence[str], tree: Path, log: Path, options: Sequence[str]) -> int:
     os.setsid()  # a test's own children can be ended with it
     with log.open("wb") as stream:
         os.dup2(stream.fileno(), 1)
@@ -166,10 +198,10 @@ def _in_child(test: str, tree: Path, log: Path) -> int:
     # the first example that fails is enough: no time for finding the smallest
     settings.register_profile("faults", phases=(Phase.explicit, Phase.generate), database=None)
     settings.load_profile("faults")
-    options = ["-x", "-q", f"--rootdir={tree}", f"--basetemp={log.with_suffix('.tmp')}", "-p", "no:cacheprovider"]
-    options += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]  # of the plugins that are loaded already
+    where = [f"--rootdir={tree}", f"--basetemp={log.with_suffix('.tmp')}", "-p", "no:cacheprovider"]
+    where += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]  # of the plugins that are loaded already
     counter = _Counter()
-    code = int(pytest.main([test, *options], plugins=[counter]))
+    code = int(pytest.main([*tests, "-x", "-q", *where, *options], plugins=[counter]))
     if code == PASSED and not counter.passed:
         code = SKIPPED
     sys.stdout.flush()
@@ -186,10 +218,10 @@ def examine(fault: Fault, original: Path, keep: Path) -> tuple[str, float]:
     with tempfile.TemporaryDirectory(prefix="sapling-fault-") as folder:
         tree = Path(folder) / "tree"
         tree.mkdir()
-        copy_tree(tree, original)
+        copy_tree(tree, original, os.link)
         plant(fault, tree)
         log = keep / f"{fault.area}-{fault.name}.log".replace("/", "_").replace(" ", "_")
-        code = run_test(fault.test, tree, log)
+        code = run_test(fault.test, tree, log, "--tb=native")  # pytest's own parses the source of every frame
     shutil.rmtree(log.with_suffix(".tmp"), ignore_errors=True)
     outcome = {FAILED: "caught", PASSED: "SURVIVED", -1: "hangs its test"}.get(code, f"test did not run (exit {code})")
     if code not in (FAILED, PASSED):
@@ -241,12 +273,16 @@ def main() -> int:
         return 1
     os.environ.pop("CI", None)  # where it is set, pytest prints unequal values whole, which can take minutes
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # a forked child cannot use its parent's threads
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # threads that wait for work must not hold the other's core
+    sys.dont_write_bytecode, sys.pycache_prefix = False, None  # whatever the environment says: the copy is ours
     for module in PRELOAD:
         try:
             importlib.import_module(module)
         except ImportError:
             continue
     assert not any(m == "sapling" or m.startswith("sapling.") for m in sys.modules), "sapling was loaded too early"
+    gc.collect()
+    gc.freeze()  # or every collection in a child would look at torch again, and copy its pages
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     problems = {f: problem for f in faults if (problem := f.problem())}
     tests, before = sorted({f.test for f in faults if f not in problems}), passed_before()
@@ -257,6 +293,8 @@ def main() -> int:
         original.mkdir()
         logs.mkdir()
         copy_tree(original)
+        sources = sources_digest(original)
+        compile_tree(original, sorted({t.partition("::")[0] for t in tests}), logs / "compile.log")
         with ProcessPoolExecutor(max(1, options.j), mp_context=multiprocessing.get_context("fork")) as pool:
             whys = dict.fromkeys(tests, "")
             unknown = [t for t in tests if not known(t, before)]
@@ -269,9 +307,13 @@ def main() -> int:
                 )
             )
             sound = [f for f in faults if f not in problems and not whys[f.test]]
+            sound.sort(key=lambda f: not f.test.startswith(SLOW))  # so that all workers end together
             results = dict(
                 zip(sound, pool.map(examine, sound, [original] * len(sound), [logs] * len(sound)), strict=True)
             )
+        if sources_digest(original) != sources:
+            print("a test wrote into its sources, which all trees share: no outcome can be trusted")
+            return 1
     for fault in sorted(faults, key=lambda f: (f.area, f.name)):
         outcome, seconds = results.get(fault, (problems.get(fault) or whys[fault.test], 0.0))
         word, _, details = outcome.partition("\n")
