@@ -95,13 +95,14 @@ def build(
     Example: sapling cache build photos/ --teacher runs/photos-resnet34 --num-views 16
     """
     blocks = _blocks(target, teacher, method, num_views, config, set_)
+    from sapling.workflows.answers import size_in_words
     from sapling.workflows.kept import build_kept
 
     kept = build_kept(blocks, Screen(quiet=quiet))
     took = f"in {kept.seconds:.1f} s" if kept.seconds else "were there"
     typer.echo(
         f"{', '.join(kept.parts)} of {kept.num_images:,} images x {kept.num_views} views, "
-        f"{kept.num_bytes / 1e6:,.1f} MB, {took}: {kept.folder}"
+        f"{size_in_words(kept.num_bytes)}, {took}: {kept.folder}"
     )
 
 

@@ -55,7 +55,7 @@ class Decision:
         """What a run says of it."""
         views = many(self.num_views, "view") + " of every image" if self.num_views else "a fresh view every epoch"
         if self.kept:
-            return f"asked once for {views} and kept ({_size(self.num_bytes)}): {self.reason}"
+            return f"asked once for {views} and kept ({size_in_words(self.num_bytes)}): {self.reason}"
         return f"asked for each batch, {views}: {self.reason}"
 
 
@@ -91,7 +91,9 @@ def decide(
     if against is None:
         free = _free(folder or answers_folder())
         if num_bytes > free * SHARE_OF_DISK or (mode == "auto" and num_bytes > MOST_BYTES):
-            against = f"its answers would take {_size(num_bytes)}, and {_size(free)} of the disk are free"
+            against = (
+                f"its answers would take {size_in_words(num_bytes)}, and {size_in_words(free)} of the disk are free"
+            )
         elif mode == "auto" and views == 0:
             against = f"{many(epochs, 'epoch')} x {many(seeds, 'seed')} are too few to pay for {VIEWS} views"
         elif mode == "auto" and views > WORTH * epochs * seeds:
@@ -216,5 +218,7 @@ def _free(folder: Path) -> int:
     return shutil.disk_usage(place).free
 
 
-def _size(count: int) -> str:
-    return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.1f} MB"
+def size_in_words(count: int) -> str:
+    """``12.3 MB`` of a number of bytes."""
+    unit, name = next((u, n) for u, n in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")) if count >= u or n == "kB")
+    return f"{count / unit:,.1f} {name}"

@@ -18,7 +18,7 @@ from sapling.record import Run, load_run_config, read_json
 from sapling.screen import Screen
 from sapling.teachers.build_cache import Verification, bytes_per_view, shapes_of, verify_answers
 from sapling.types import Teacher
-from sapling.workflows.answers import FILE, VIEWS, keep, open_store_of
+from sapling.workflows.answers import FILE, VIEWS, keep, open_store_of, size_in_words
 from sapling.workflows.dataset import open_checked
 from sapling.workflows.networks import is_given
 from sapling.workflows.passes import Machine, check_names, prepare_machine
@@ -72,7 +72,7 @@ def build_kept(blocks: dict[str, Any], screen: Screen) -> Kept:
         UsageError: the teacher is not trained yet, or the method asks none.
     """
     with _opened(blocks, screen) as found:
-        screen.say(f"the answers take {found.num_bytes / 1e6:,.1f} MB")
+        screen.say(f"the answers take {size_in_words(found.num_bytes)}")
         cached, seconds = keep(
             found.data, found.teacher, found.live, found.machine, found.taps, found.batch_size, screen
         )
