@@ -145,7 +145,7 @@ def hear(
             if begun
             else decide(config, data, live.shapes, epochs)
         )
-        write_json(file, {**asdict(decision), "seconds": 0.0})
+        write_json(file, {**asdict(decision), "sentence": decision.sentence, "seconds": 0.0})
     record = read_json(file)
     decision = Decision(*(record[name] for name in ("kept", "num_views", "reason", "num_bytes")))
     run.log(f"teacher: {decision.sentence}")
@@ -157,8 +157,9 @@ def hear(
     except (RunError, DataError) as error:
         if config.teacher.cache == "on" or begun:  # a run that has heard kept answers goes on with them
             raise
-        write_json(file, {**record, "kept": False, "num_bytes": 0, "reason": str(error.what)})
-        run.log(f"teacher: asked for each batch all the same: {error.what}")
+        instead = Decision(False, decision.num_views, str(error.what))
+        write_json(file, {**record, **asdict(instead), "sentence": instead.sentence})
+        run.log(f"teacher: {instead.sentence}")
         return data, live
     if seconds:
         write_json(file, {**record, "seconds": round(record["seconds"] + seconds, 3)})
