@@ -60,7 +60,7 @@ def one(
         teacher=teacher,
         imbalance=("none", 1.0),
     )
-    clock = train([member], data, machine, epochs, teacher)  # type: ignore[arg-type]
+    clock = train([member], data, machine, epochs, teacher)
     np.save(place, answers(member.student, data, config, machine))
     return clock
 

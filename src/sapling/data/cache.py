@@ -26,6 +26,7 @@ from sapling.data.storefile import CHECKED, FILES, FOUND, IMAGES, META, lock, lo
 from sapling.errors import DataError, UsageError, nearest
 
 CLEARING = ".clearing-"
+PHASE_FILES = ("card.json", "model.safetensors")
 _STORE = re.compile(r"[A-Za-z0-9-]{0,40}-\d+-([0-9a-f]{16})")
 _UNFINISHED = re.compile(rf"(?:{re.escape(BUILDING)}|{re.escape(CLEARING)})([0-9a-f]{{16}})-\w+")
 _DAY = 86400.0
@@ -38,7 +39,8 @@ class Entry:
     Attributes:
         name: of its folder.
         kind: ``store``, ``old store`` (of another format, which this version does not read), ``damaged store``,
-            ``unfinished`` (what a killed process left), ``answers`` (of a teacher) or ``damaged answers``.
+            ``unfinished`` (what a killed process left), ``answers`` (of a teacher), ``damaged answers`` or ``phase``
+            (what a phase before the students made).
         data: name of the data set, where it is known.
         images: how many images it holds, or None.
         pixels: side of the images, or None.
@@ -188,7 +190,8 @@ def _remove(entry: Entry) -> bool | None:
 
 def _is_ours(path: Path) -> bool:
     """Whether Sapling writes a file of that name into a store."""
-    kept = path.name in (*FILES, *FOUND) or path.name.startswith(tuple(f".{name}." for name in (CHECKED, *FOUND)))
+    written = (*FILES, *FOUND, *PHASE_FILES)
+    kept = path.name in written or path.name.startswith(tuple(f".{n}." for n in (CHECKED, *FOUND, *PHASE_FILES)))
     return (kept or is_part(path.name)) and not _is_folder(path)
 
 
@@ -232,6 +235,14 @@ def _answers(place: Path) -> Entry | None:
     meta = read_sealed(place / META)
     kind = "damaged answers" if meta is None else "answers"
     return replace(_entry(place, kind, named[1], meta or {}), last_used=_time_of(place / USED))
+
+
+def _phase(place: Path) -> Entry | None:
+    """Describe what a phase before the students made; None for what is not ours."""
+    if not re.fullmatch(r"[0-9a-f]{32}", place.name) or not (place / PHASE_FILES[0]).is_file():
+        return None
+    used = _time_of(place / PHASE_FILES[0])
+    return replace(_entry(place, "phase", place.name[:16], {}), created=used, last_used=used)
 
 
 def _read_any(place: Path) -> dict[str, Any] | None:
@@ -284,4 +295,4 @@ def _iso(seconds: float) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(max(seconds, 0)))
 
 
-_KINDS: dict[str, Callable[[Path], Entry | None]] = {"stores": _store, ANSWERS: _answers}
+_KINDS: dict[str, Callable[[Path], Entry | None]] = {"stores": _store, ANSWERS: _answers, "phases": _phase}
