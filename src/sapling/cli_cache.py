@@ -1,28 +1,30 @@
-"""``sapling cache``: what lies in the cache, and how it is cleared. Heavy imports happen inside commands."""
+"""``sapling cache``: what lies in the cache, and teachers' answers. Heavy imports happen inside commands."""
 
 from __future__ import annotations
 
 import json
 import sys
-from typing import TYPE_CHECKING, Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from sapling.errors import RunError, UsageError
+from sapling.screen import Screen
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from sapling.data.cache import Entry
 
-app = typer.Typer(no_args_is_help=True, help="Show or clear what Sapling keeps: packed images.")
+app = typer.Typer(no_args_is_help=True, help="What Sapling keeps: packed images, and teachers' answers.")
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @app.command(name="list")
 def list_(as_json: AsJson = False) -> None:
-    """List the packed stores: size, last use, and whether their images are still there."""
+    """List packed images and kept answers: size, last use, and whether their images are still there."""
     from sapling.data.cache import list_cache
     from sapling.data.packed import cache_folder
 
@@ -37,13 +39,13 @@ def list_(as_json: AsJson = False) -> None:
 
 @app.command()
 def clear(
-    name: Annotated[str | None, typer.Argument(help="A store, or a data set: all its stores.")] = None,
+    name: Annotated[str | None, typer.Argument(help="An entry of the list, or a data set: all of it.")] = None,
     everything: Annotated[bool, typer.Option("--all", help="Everything in the cache.")] = False,
     unused_days: Annotated[float | None, typer.Option(help="What was not used for so many days.")] = None,
     yes: Annotated[bool, typer.Option("-y", "--yes", help="Do not ask.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Remove packed stores; they are built anew when they are needed.
+    """Remove packed images and kept answers; they are made anew when they are needed.
 
     Example: sapling cache clear --unused-days 30
     """
@@ -65,6 +67,108 @@ def clear(
     kept += [f"{entry.name} holds other files: {entry.place}" for entry in cleared.left]
     if kept:
         raise RunError("not removed: " + "; ".join(kept), remedy="wait until the process is done, then try again")
+
+
+Target = Annotated[
+    str | None, typer.Argument(help="A run of sapling distill, or data: a folder, a zip, a CSV, a name.")
+]
+TeacherPath = Annotated[str | None, typer.Option("--teacher", help="A trained network, where data are given.")]
+MethodName = Annotated[str | None, typer.Option("--method", help="Whose features are kept beside the logits (kd).")]
+Views = Annotated[int | None, typer.Option("--num-views", min=1, help="Views of every image (16).")]
+ConfigFile = Annotated[str | None, typer.Option("-c", "--config", help="YAML file of settings; flags win over it.")]
+Set = Annotated[list[str] | None, typer.Option("--set", help="Any setting: block.name=value; may be repeated.")]
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Print the result only.")]
+
+
+@app.command()
+def build(
+    target: Target = None,
+    teacher: TeacherPath = None,
+    method: MethodName = None,
+    num_views: Views = None,
+    config: ConfigFile = None,
+    set_: Set = None,
+    quiet: Quiet = False,
+) -> None:
+    """Ask a trained teacher once for its answers to every view of the training images.
+
+    Example: sapling cache build photos/ --teacher runs/photos-resnet34 --num-views 16
+    """
+    blocks = _blocks(target, teacher, method, num_views, config, set_)
+    from sapling.workflows.answers import size_in_words
+    from sapling.workflows.kept import build_kept
+
+    kept = build_kept(blocks, Screen(quiet=quiet))
+    took = f"in {kept.seconds:.1f} s" if kept.seconds else "were there"
+    typer.echo(
+        f"{', '.join(kept.parts)} of {kept.num_images:,} images x {kept.num_views} views, "
+        f"{size_in_words(kept.num_bytes)}, {took}: {kept.folder}"
+    )
+
+
+@app.command()
+def verify(
+    target: Target = None,
+    teacher: TeacherPath = None,
+    method: MethodName = None,
+    num_views: Views = None,
+    config: ConfigFile = None,
+    set_: Set = None,
+    quiet: Quiet = False,
+) -> None:
+    """Ask the teacher again about a sample, and compare with what is kept. Exit code 1 if they differ.
+
+    Example: sapling cache verify runs/photos-cnn3-kd
+    """
+    blocks = _blocks(target, teacher, method, num_views, config, set_)
+    from sapling.data.answers import rebuild
+    from sapling.workflows.kept import verify_kept
+
+    store, found = verify_kept(blocks, Screen(quiet=quiet))
+    shown = ", ".join(f"{part} {share:.2%}" for part, share in found.largest.items())
+    line = f"{found.num_answers:,} answers asked again; largest difference, of their spread: {shown}"
+    if not found.holds:
+        raise RunError(
+            f"the kept answers are not what the teacher says now. {line}",
+            where=str(store.place),
+            allowed=f"up to {found.tolerance:.0%}, which rounding explains",
+            remedy=rebuild(store.place),
+        )
+    typer.echo(f"{store.place.name} holds. {line}")
+
+
+def _blocks(
+    target: str | None,
+    teacher: str | None,
+    method: str | None,
+    num_views: int | None,
+    config: str | None,
+    assignments: list[str] | None,
+) -> dict[str, Any]:
+    """The settings of a run folder, or those that are given."""
+    from sapling import config as settings
+
+    if target is not None and (Path(target) / "config.yaml").is_file():
+        if teacher or method or num_views or config or assignments:
+            raise UsageError(
+                "a run has its own settings; others make no sense beside it",
+                remedy="give the data instead of the run, with --teacher RUN/teacher",
+            )
+        from sapling.workflows.kept import blocks_of_run
+
+        return blocks_of_run(Path(target))
+    flags = {
+        "data.source": target,
+        "data.num_views": num_views,
+        "teacher.model": teacher,
+        "method.name": method,
+    }
+    blocks = settings.load(config) if config else {}
+    blocks = settings.override(blocks, dict(settings.parse_assignment(a) for a in assignments or []))
+    blocks = settings.override(blocks, {k: v for k, v in flags.items() if v is not None})
+    if "data" not in blocks:
+        raise UsageError("neither a run nor data is given", remedy="sapling cache build DATA --teacher PATH")
+    return {k: v for k, v in blocks.items() if k != "output"}
 
 
 def _is_agreed(chosen: Sequence[Entry]) -> bool:

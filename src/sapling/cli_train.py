@@ -32,6 +32,7 @@ Bands = Annotated[str | None, typer.Option(help="Bands that are used, from 1: 4,
 ValueRange = Annotated[str | None, typer.Option(help="Values that become black and white: 0,3000.")]
 AllowLeaks = Annotated[bool, typer.Option("--allow-leaks", help="Go on if test images were seen in training.")]
 Imbalance = Annotated[str | None, typer.Option(help="none, sampler, class_weights or logit_adjustment (none).")]
+TeacherCache = Annotated[str | None, typer.Option(help="Keep the teacher's answers to 16 views: auto, on, off (auto).")]
 Seed = Annotated[int | None, typer.Option(help="First seed (0).")]
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:0.")]
 Amp = Annotated[str | None, typer.Option(help="Precision of forward passes: auto, bf16, fp32.")]
@@ -84,6 +85,7 @@ def distill(
     device: Device = None,
     amp: Amp = None,
     threads: Threads = None,
+    teacher_cache: TeacherCache = None,
     accept_weak_teacher: Annotated[
         bool, typer.Option("--accept-weak-teacher", help="Go on if the gate fails.")
     ] = False,
@@ -116,6 +118,7 @@ def distill(
         "teacher.epochs": teacher_epochs,
         "teacher.num_teachers": teachers,
         "teacher.recipe": teacher_recipe,
+        "teacher.cache": teacher_cache,
         "teacher.accept_weak": accept_weak_teacher or None,
         "student.model": student,
         "method.name": method,

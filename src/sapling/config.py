@@ -60,7 +60,9 @@ class DataConfig(Block):
     views: str = Field("auto", description=f"augmentation: auto, {', '.join(VIEW_PRESETS)}")
     view_options: dict[str, Any] = Field({}, description="single settings of the views, such as {flip: false}")
     view_seed: int = Field(0, ge=0, description="seed of the augmentation; belongs to the data")
-    num_views: int = Field(0, ge=0, le=4096, description="different views per image; 0: a fresh one every epoch")
+    num_views: int = Field(
+        0, ge=0, le=4096, description="different views per image; 0: 16 if answers are kept, else one every epoch"
+    )
     mixup: float = Field(0.0, ge=0, le=100, description="alpha of mixup; 0: off")
     cutmix: float = Field(0.0, ge=0, le=100, description="alpha of CutMix; 0: off")
     mix_share: float = Field(1.0, ge=0, le=1, description="probability that an image is mixed")
@@ -183,6 +185,9 @@ class TeacherConfig(Block):
     )
     symmetrise: bool = Field(False, description="answer with the mean logits over the symmetries of the data's views")
     cross_fit: bool = Field(False, description="answer a training image by the one teacher that never trained on it")
+    cache: Literal["auto", "on", "off"] = Field(
+        "auto", description="keep its answers to num_views views instead of asking for each batch; auto: if it pays"
+    )
     accept_weak: bool = Field(False, description="train on although the gate failed")
 
     def by_recipe(self) -> TeacherConfig:

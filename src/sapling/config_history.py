@@ -36,6 +36,7 @@ YOUNGER: dict[str, dict[str, Any]] = {
         "num_teachers": 1,
         "symmetrise": False,
         "cross_fit": False,
+        "cache": "auto",
     },
     "student": {"freeze_backbone": False},
     "deploy": {"latency_seconds": 1.0},

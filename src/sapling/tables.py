@@ -164,6 +164,8 @@ def print_plan(plan: Mapping[str, Any]) -> None:
                 table.add_row("", f"cross-fitted: each was trained without one of {num} folds, and answers it alone")
             if card.get("symmetries", 1) > 1:
                 table.add_row("", f"symmetrised: it answers {card['symmetries']} ways to lay each image")
+            if "heard" in card:
+                table.add_row("", Text(card["heard"]["sentence"]))
             if (passes := card.get("forward_passes", 1)) > 1:
                 table.add_row("", f"{passes} forward passes per image and step of the students")
     if "method" in plan:
@@ -301,7 +303,7 @@ def print_cache(entries: Sequence[Entry], folder: Path) -> None:
     columns = (("name", "left"), ("images", "right"), ("px", "right"), ("MB", "right"))
     table = new_table(*columns, ("made", "left"), ("last used", "left"), ("images from", "left"))
     for entry in entries:
-        name = entry.name if entry.kind == "store" else f"{entry.name} ({entry.kind})"
+        name = entry.name if entry.kind in ("store", "answers") else f"{entry.name} ({entry.kind})"
         source = "" if entry.source is None else printable(entry.source)
         source += " (gone)" if entry.source_exists is False else ""
         made, used = ((when or "").partition("T")[0] for when in (entry.created, entry.last_used))

@@ -22,6 +22,8 @@ class Batch:
         indices: ``[B]`` int64, positions in the packed store.
         views: ``[B]`` int64, number of the view that was drawn.
         targets: ``[B,K]`` float32 for mixed or multi-label images, else None.
+        shares: ``[B]`` float32 where each image is mixed with the next one (the last with the first): its own weight
+            in its target; else None. The images that were mixed are the views of ``indices``.
     """
 
     images: Tensor
@@ -29,6 +31,7 @@ class Batch:
     indices: Tensor
     views: Tensor
     targets: Tensor | None = None
+    shares: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)

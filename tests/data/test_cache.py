@@ -163,3 +163,15 @@ def test_what_searches_found_is_cleared_with_the_store(two, tmp_path):
 def test_an_empty_cache_is_no_error(tmp_path):
     assert list_cache(tmp_path / "nowhere") == []
     assert clear_cache([]).num_bytes == 0
+
+
+def test_what_a_phase_made_is_listed_and_cleared(tmp_path):
+    place = tmp_path / "phases" / ("0123456789abcdef" * 2)
+    place.mkdir(parents=True)
+    (place / "card.json").write_text("{}")
+    (place / "model.safetensors").write_bytes(b"12345678")
+    (tmp_path / "phases" / "mine").mkdir()
+    entries = list_cache(tmp_path)
+    assert [(e.kind, e.num_bytes) for e in entries] == [("phase", 10)]
+    assert clear_cache(entries).removed == tuple(entries)
+    assert [p.name for p in (tmp_path / "phases").iterdir() if p.is_dir()] == ["mine"]

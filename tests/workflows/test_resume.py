@@ -17,6 +17,7 @@ CONTEXT.set_forkserver_preload(["sapling.workflows.distill", "sapling.workflows.
 
 
 # whatever draws random numbers or keeps something beside the weights
+KEPT = {"data": {"num_views": 2}, "train": {"num_seeds": 1}, "teacher": {"cache": "on"}}
 RICH = {
     "data": {"mixup": 0.8, "cutmix": 1.0, "mix_share": 0.7, "views": "photo", "num_views": 3},
     "train": {"ema_decay": 0.9, "imbalance": "sampler"},
@@ -24,11 +25,12 @@ RICH = {
 
 
 def blocks(photos, output, rich):
-    more = RICH if rich else {"data": {}, "train": {}}
+    more = {"rich": RICH, "kept": KEPT}.get(rich, {"data": {}, "train": {}})
     deploy = {"onnx": False}
     train = {**SMALL_RUN["train"], "num_seeds": 1, "threads": 1, **more["train"]}
     return {
         **SMALL_RUN,
+        "teacher": {**SMALL_RUN["teacher"], **more.get("teacher", {})},
         "data": {"source": str(photos), "img_size": 16, **more["data"]},
         "deploy": deploy,
         "train": train,
@@ -54,7 +56,24 @@ def work(photos, output, cache, die_after, rich):
     sapling.distill(**blocks(photos, output, rich))
 
 
-def run_child(photos, output, cache, die_after, rich=False):
+def keep_half(photos, output, cache):
+    """Run in a child; dies by SIGKILL while the second view of the teacher's answers is written."""
+    os.environ["SAPLING_CACHE"] = cache
+    import sapling
+    from sapling.data.answers import PartWriter
+
+    append = PartWriter.append
+
+    def dies(self, part, values):
+        append(self, part, values)
+        if self._view == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    PartWriter.append = dies
+    sapling.distill(**blocks(photos, output, "kept"))
+
+
+def run_child(photos, output, cache, die_after, rich=None):
     child = CONTEXT.Process(target=work, args=(str(photos), str(output), cache, die_after, rich))
     child.start()
     child.join(120)
@@ -70,7 +89,7 @@ def kill_photos(tmp_path_factory):
 def wholes(kill_photos, tmp_path_factory):
     cache = str(tmp_path_factory.mktemp("cache"))
     folders = {}
-    for rich in (False, True):
+    for rich in (None, "rich", "kept"):
         folders[rich] = tmp_path_factory.mktemp("whole") / "r"
         assert run_child(kill_photos, folders[rich], cache, None, rich) == 0
     return folders, cache
@@ -78,7 +97,8 @@ def wholes(kill_photos, tmp_path_factory):
 
 # 63 training images, batch 16: 3 steps an epoch; the teacher takes 24 steps, the pass 2 x 9
 @pytest.mark.parametrize(
-    ("die_after", "rich"), [(5, False), (24, False), (27, False), (41, False), (8, True), (35, True)]
+    ("die_after", "rich"),
+    [(5, None), (24, None), (27, None), (41, None), (8, "rich"), (35, "rich"), (25, "kept"), (34, "kept")],
 )
 def test_killed_and_resumed_is_bit_identical(kill_photos, wholes, tmp_path, die_after, rich):
     folders, cache = wholes
@@ -98,11 +118,26 @@ def test_killed_and_resumed_is_bit_identical(kill_photos, wholes, tmp_path, die_
     assert results[0] == results[1]
 
 
+def test_killed_while_answers_are_kept_is_bit_identical(kill_photos, wholes, tmp_path):
+    broken, cache = tmp_path / "r", tmp_path / "cache"
+    child = CONTEXT.Process(target=keep_half, args=(str(kill_photos), str(broken), str(cache)))
+    child.start()
+    child.join(120)
+    assert child.exitcode == -signal.SIGKILL
+    place = next((cache / "answers").glob("*-2-*"))
+    assert len(list(place.glob("logits-0000-*.npy"))) == 1
+    assert not list(place.glob("logits-0001-*.npy"))
+    assert run_child(kill_photos, broken, str(cache), None, "kept") == 0
+    assert not list(place.glob(".part-*"))
+    for name in ("members/control-s0", "members/kd-s0"):
+        assert digest(broken / name / "model.safetensors") == digest(wholes[0]["kept"] / name / "model.safetensors")
+
+
 def test_killed_between_results_and_report(kill_photos, wholes, tmp_path):
     import shutil
 
     folders, cache = wholes
-    copy = shutil.copytree(folders[False], tmp_path / "r")
+    copy = shutil.copytree(folders[None], tmp_path / "r")
     (copy / "results.json").unlink()
     (copy / "report.html").unlink()
     started = time.time()

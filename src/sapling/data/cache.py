@@ -1,8 +1,8 @@
 """What lies in the cache folder, and how it is cleared. No torch.
 
-Nothing is removed but what is recognised: folders of stores that Sapling wrote, by their names and the names of the
-files inside, never through a link. What a process uses or builds just now is left alone. Each kind of content has its
-own folder below :func:`sapling.data.packed.cache_folder` and its own function in ``_KINDS``.
+Nothing is removed but what is recognised: folders of stores and of kept answers that Sapling wrote, by their names and
+the names of the files inside, never through a link. What a process uses or builds just now is left alone. Each kind of
+content has its own folder below :func:`sapling.data.packed.cache_folder` and its own function in ``_KINDS``.
 """
 
 from __future__ import annotations
@@ -14,16 +14,19 @@ import stat
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from sapling.data.answers import KIND as ANSWERS
+from sapling.data.answers import USED, is_part
 from sapling.data.packed import cache_folder
 from sapling.data.packing import BUILDING, lock_file
-from sapling.data.storefile import CHECKED, FILES, FOUND, IMAGES, META, lock, locked, read_meta
+from sapling.data.storefile import CHECKED, FILES, FOUND, IMAGES, META, lock, locked, read_meta, read_sealed
 from sapling.errors import DataError, UsageError, nearest
 
 CLEARING = ".clearing-"
+PHASE_FILES = ("card.json", "model.safetensors")
 _STORE = re.compile(r"[A-Za-z0-9-]{0,40}-\d+-([0-9a-f]{16})")
 _UNFINISHED = re.compile(rf"(?:{re.escape(BUILDING)}|{re.escape(CLEARING)})([0-9a-f]{{16}})-\w+")
 _DAY = 86400.0
@@ -35,8 +38,9 @@ class Entry:
 
     Attributes:
         name: of its folder.
-        kind: ``store``, ``old store`` (of another format, which this version does not read), ``damaged store`` or
-            ``unfinished`` (what a killed process left).
+        kind: ``store``, ``old store`` (of another format, which this version does not read), ``damaged store``,
+            ``unfinished`` (what a killed process left), ``answers`` (of a teacher), ``damaged answers`` or ``phase``
+            (what a phase before the students made).
         data: name of the data set, where it is known.
         images: how many images it holds, or None.
         pixels: side of the images, or None.
@@ -186,8 +190,9 @@ def _remove(entry: Entry) -> bool | None:
 
 def _is_ours(path: Path) -> bool:
     """Whether Sapling writes a file of that name into a store."""
-    kept = path.name in (*FILES, *FOUND) or path.name.startswith(tuple(f".{name}." for name in (CHECKED, *FOUND)))
-    return kept and not _is_folder(path)
+    written = (*FILES, *FOUND, *PHASE_FILES)
+    kept = path.name in written or path.name.startswith(tuple(f".{n}." for n in (CHECKED, *FOUND, *PHASE_FILES)))
+    return (kept or is_part(path.name)) and not _is_folder(path)
 
 
 def _entries(root: Path, recognise: Callable[[Path], Entry | None]) -> Iterator[Entry]:
@@ -220,6 +225,24 @@ def _store(place: Path) -> Entry | None:
         # Our name, but not what we write: only with a file of pixels is it a store that lost its record.
         return _entry(place, "damaged store", named[1], {}) if (place / IMAGES).is_file() else None
     return _entry(place, "old store" if old.get("format") == 1 else "damaged store", named[1], old)
+
+
+def _answers(place: Path) -> Entry | None:
+    """Describe the kept answers of a teacher; None for what is not ours."""
+    named = _STORE.fullmatch(place.name)
+    if named is None:
+        return None
+    meta = read_sealed(place / META)
+    kind = "damaged answers" if meta is None else "answers"
+    return replace(_entry(place, kind, named[1], meta or {}), last_used=_time_of(place / USED))
+
+
+def _phase(place: Path) -> Entry | None:
+    """Describe what a phase before the students made; None for what is not ours."""
+    if not re.fullmatch(r"[0-9a-f]{32}", place.name) or not (place / PHASE_FILES[0]).is_file():
+        return None
+    used = _time_of(place / PHASE_FILES[0])
+    return replace(_entry(place, "phase", place.name[:16], {}), created=used, last_used=used)
 
 
 def _read_any(place: Path) -> dict[str, Any] | None:
@@ -272,4 +295,4 @@ def _iso(seconds: float) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(max(seconds, 0)))
 
 
-_KINDS: dict[str, Callable[[Path], Entry | None]] = {"stores": _store}
+_KINDS: dict[str, Callable[[Path], Entry | None]] = {"stores": _store, ANSWERS: _answers, "phases": _phase}

@@ -195,7 +195,8 @@ class Dataset:
         else:
             targets = mix_targets(torch.from_numpy(labels), mix, self.num_classes)
         device = batch.images.device
-        return replace(batch, images=mix_images(batch.images, mix.to(device)), targets=targets.to(device))
+        images = mix_images(batch.images, mix.to(device))
+        return replace(batch, images=images, targets=targets.to(device), shares=mix.share.to(device))
 
     def eval_batches(
         self,
@@ -212,6 +213,26 @@ class Dataset:
         chunks = (indices[start : start + batch_size] for start in range(0, len(indices), batch_size))
         centre = np.full(batch_size, CENTRE_VIEW)
         return (self._batch(chunk, centre[: len(chunk)], torch.device(device), channels_last) for chunk in chunks)
+
+    def view_batches(
+        self,
+        view: int,
+        *,
+        batch_size: int,
+        device: str | torch.device = "cpu",
+        indices: npt.NDArray[np.int64] | None = None,
+    ) -> Iterator[Batch]:
+        """One view of every training image, unmixed, in the order of the store: for a teacher whose answers are kept.
+
+        Args:
+            view: its number, 0 or more.
+            batch_size: B.
+            device: where batches are made.
+            indices: positions of other images than all those of training.
+        """
+        rows = np.sort(self.split.train) if indices is None else indices
+        chunks = (rows[start : start + batch_size] for start in range(0, len(rows), batch_size))
+        return (self._batch(chunk, np.full(len(chunk), view), torch.device(device), True) for chunk in chunks)
 
     def _batch(
         self,

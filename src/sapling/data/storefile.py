@@ -63,8 +63,13 @@ def write_rest(place: Path, meta: dict[str, Any], *, checks: list[int], keys: li
     # ASCII, because names of files that are no UTF-8 have no other spelling.
     (place / INDEX).write_text(json.dumps({"keys": keys, "marks": marks}), encoding="ascii")
     meta = {**meta, "rows_sha256": _sha256(place / ROWS), "index_sha256": _sha256(place / INDEX)}
-    (place / META).write_text(json.dumps({**meta, "seal": _seal(meta)}, indent=1), encoding="ascii")
+    write_sealed(place / META, meta)
     _write_checked(place)
+
+
+def write_sealed(path: Path, meta: dict[str, Any]) -> None:
+    """Write a record that :func:`read_sealed` can tell from a changed one."""
+    path.write_text(json.dumps({**meta, "seal": _seal(meta)}, indent=1), encoding="ascii")
 
 
 def _seal(meta: dict[str, Any]) -> str:
@@ -92,10 +97,15 @@ def _write_checked(place: Path) -> None:
 
 def read_meta(place: Path) -> dict[str, Any] | None:
     """``meta.json`` of a store of this format; None where there is none, or a damaged one."""
+    meta = read_sealed(place / META)
+    return meta if meta is not None and meta.get("format") == FORMAT else None
+
+
+def read_sealed(path: Path) -> dict[str, Any] | None:
+    """A record as it was written; None where it is not there, damaged or changed."""
     try:
-        meta = json.loads((place / META).read_text(encoding="ascii"))
-        seal = meta.pop("seal")
-        return meta if meta["format"] == FORMAT and seal == _seal(meta) else None
+        meta: dict[str, Any] = json.loads(path.read_text(encoding="ascii"))
+        return meta if meta.pop("seal") == _seal(meta) else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 

@@ -174,6 +174,7 @@ def gate_section(summary: Summary) -> dict[str, Any] | None:
         ("Model", wording.model_name(teacher.get("model") or wording.MISSING)),
         ("Origin", wording.clean(teacher.get("origin") or wording.MISSING)),
         ("Its answers", wording.clean(teacher.get("answers") or wording.MISSING)),
+        ("How students heard it", wording.clean(block(teacher, "heard").get("sentence") or wording.MISSING)),
         *_members_of(teacher, key),
         (f"{called}, validation", wording.share(number(val.get(key)))),
         (f"{called}, test", wording.share(number(test.get(key)))),

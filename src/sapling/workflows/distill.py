@@ -17,10 +17,13 @@ from sapling.data.loader import Dataset
 from sapling.errors import UsageError
 from sapling.evaluation.fidelity import fidelity
 from sapling.models.create import count_macs, count_parameters, resolve_name
-from sapling.record import FORMAT, Run, command_line, environment, now, run_folder
+from sapling.record import FORMAT, Run, command_line, environment, now, read_json, run_folder
 from sapling.report.page import write_report
 from sapling.screen import Screen
+from sapling.types import Teacher
 from sapling.workflows import measures, scores
+from sapling.workflows.answers import FILE as ANSWERS_FILE
+from sapling.workflows.answers import hear
 from sapling.workflows.dataset import data_warnings, open_checked, write_data_card
 from sapling.workflows.diagnosis import diagnosis, log_line, look
 from sapling.workflows.gallery import write_gallery
@@ -136,8 +139,9 @@ def _work(run: Run, screen: Screen) -> None:
     teacher = get_teacher(run, data, machine, screen)
     epochs = epochs_for(config, data)
     log_notes(run, epochs)
+    data, heard = hear(run, data, teacher, machine, epochs, screen)
     for seed in range(config.train.seed, config.train.seed + config.train.num_seeds):
-        _seed_pass(run, data, machine, teacher, seed, epochs, screen)
+        _seed_pass(run, data, machine, teacher, heard, seed, epochs, screen)
     results = _judge(run, data, machine, teacher, epochs, screen)
     results["cost"] = measures.cost(results, run)
     results["created"] = run.started()
@@ -159,6 +163,7 @@ def _seed_pass(
     data: Dataset,
     machine: Machine,
     teacher: CheckedTeacher,
+    heard: Teacher,
     seed: int,
     epochs: int,
     screen: Screen,
@@ -169,7 +174,6 @@ def _seed_pass(
         return
     architecture = resolve_name(config.student.model)
     optim = optim_settings(config, data, epochs=epochs, pretrained=config.student.pretrained)
-    live = teacher.live(machine, methods.taps(config.method.name, **config.method.options).teacher)
     arms: list[tuple[str, str, str, dict[str, Any]]] = [
         (control_name, CONTROL, "none", {}),
         (method_name, config.method.arm, config.method.name, config.method.options),
@@ -185,7 +189,7 @@ def _seed_pass(
             method=method,
             options=options,
             optim=optim,
-            teacher=live,
+            teacher=heard,
             ema_decay=config.train.ema_decay,
             imbalance=(config.train.imbalance, config.train.imbalance_power),
             freeze_backbone=config.student.freeze_backbone,
@@ -199,7 +203,7 @@ def _seed_pass(
             data,
             machine,
             optim,
-            teacher=live,
+            teacher=heard,
             teacher_identity=teacher.identity,
             screen=screen,
         )
@@ -212,7 +216,7 @@ def _seed_pass(
         name=f"seed{seed}",
         epochs=epochs,
         architecture=architecture,
-        teacher=live,
+        teacher=heard,
         screen=screen,
     )
     shown = [f"{m.name} {scores.shown((member_record(run, m.name) or {})['val'])}" for m in members]
@@ -278,7 +282,7 @@ def _judge(
         "manifest": manifest(run, data, machine, epochs, seeds, records),
         "classes": list(data.classes),
         **({"multi_label": True} if data.multi_label else {}),
-        "teacher": teacher_card,
+        "teacher": {**teacher_card, "heard": read_json(run.path(ANSWERS_FILE))},
         "members": members,
         "comparison": {"measure": measure, "verdict": verdict.as_dict(), **figures},
         "shipped": shipped,

@@ -149,7 +149,8 @@ def cost(results: Mapping[str, Any], run: Run) -> dict[str, float]:
         for m in results["members"]
         if m["arm"] == "control"
     ]
-    forward = sum(float(s.get("teacher", 0)) for s in shared)
+    heard = results["teacher"].get("heard", {})
+    forward = sum(float(s.get("teacher", 0)) for s in shared) + float(heard.get("seconds", 0))
     names = teacher_names(config.num_teachers)
     shared += [(member_record(run, name) or {}).get("pass_seconds", {}) for name in names]
     other = sum(float(s.get("data", 0)) + float(s.get("evaluation", 0)) for s in shared)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -21,8 +21,17 @@ from sapling.record import run_folder
 from sapling.screen import Screen
 from sapling.teachers.ensemble import Ensemble
 from sapling.teachers.live import LiveTeacher
+from sapling.workflows.answers import decide
 from sapling.workflows.dataset import check_bands, open_checked
-from sapling.workflows.networks import is_given, load_given, method_notes, parts_of, symmetries_for, without_gain
+from sapling.workflows.networks import (
+    is_given,
+    load_given,
+    method_notes,
+    needs_of,
+    parts_of,
+    symmetries_for,
+    without_gain,
+)
 from sapling.workflows.passes import (
     Machine,
     batch_size_for,
@@ -90,7 +99,6 @@ def plan(config: RunConfig, *, task: str = "distill", screen: Screen | None = No
         # Out of fold an image is answered by one teacher; by all of them otherwise.
         passes = symmetries * (1 if out_of_fold else num)
         per_image = passes / len(cards)  # forward holds all that are given
-        seconds += epochs * steps * seeds * per_image * forward
         result["teacher"] = {
             "model": config.teacher.model,
             **{key: sum(card[key] for card in cards) * (1 if given else num) for key in ("parameters", "macs")},
@@ -106,6 +114,9 @@ def plan(config: RunConfig, *, task: str = "distill", screen: Screen | None = No
             teacher_steps = num * epochs_each * learned.num_batches(batch_size_for(config, learned))
             seconds += teacher_steps * _time_step(teacher, shape, batch, machine, train=True)
         method = _method(config, data, student, teachers if given else teachers * num)
+        heard = decide(config, data, {tap: method.info.teacher_shapes[tap] for tap in needs_of(config).teacher}, epochs)
+        result["teacher"]["heard"] = {**asdict(heard), "sentence": heard.sentence}
+        seconds += (heard.num_views if heard.kept else epochs * seeds) * steps * per_image * forward
         result["warnings"] = without_gain(config)
         result["method"] = {"name": config.method.name, **config.method.options}
         result["weights"] = method.weights_in(method.phases()[-1])
@@ -113,7 +124,7 @@ def plan(config: RunConfig, *, task: str = "distill", screen: Screen | None = No
         if phases := _phases(method, steps):
             result["phases"] = phases
             # once for all seeds; the method's own parts are taken to cost what the teacher's answers do
-            seconds += sum(p["steps"] for p in phases) * 2 * per_image * forward
+            seconds += sum(p["steps"] for p in phases) * (1 if heard.kept else 2) * per_image * forward
     # evaluation after each epoch takes about a tenth; imports, test split, export and report a quarter of a minute
     result["estimated_seconds"] = round(seconds * 1.1 + FIXED_SECONDS, 1)
     return result

@@ -1,0 +1,343 @@
+"""How a teacher's answers to the views of training images lie on the disk. No torch.
+
+One folder holds the answers of one teacher to V views of one set of training images:
+
+======================  =========================================================================================
+``meta.json``           what the answers depend on, sealed by its own sha256 and never rewritten: users lock it
+``rows.npy``            ``[n]`` int64: the images, by their positions in the packed store
+``<part>-<view>-<crc>`` a numpy file ``[n,..]`` float16: ``logits``, or one tap's feature, of one view; where only the
+                        largest logits are kept also ``top`` (int32, their classes). The name ends with the CRC-32
+                        of the file, so each file vouches for itself
+``used``                empty; its time is that of the last use
+======================  =========================================================================================
+
+A file appears under its name when it is whole, so a build that is killed goes on where it stopped, and another tap
+or view is added beside what there is.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import re
+import tempfile
+import zlib
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+
+from sapling.data.packed import cache_folder
+from sapling.data.packing import lock_file
+from sapling.data.storefile import META, hold, locked, read_sealed, write_sealed
+from sapling.errors import DataError, RunError
+
+FORMAT = 1
+"""Counts up when the same settings come to give other files."""
+KIND = "answers"
+LOGITS, TOP = "logits", "top"
+ROWS, USED = "rows.npy", "used"
+BUILDING = ".part-"
+_FILE = re.compile(r"([A-Za-z0-9_.]+)-(\d{4})-([0-9a-f]{8})\.npy")
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+Rows = npt.NDArray[np.int64]
+Array = npt.NDArray[Any]
+
+
+def answers_folder() -> Path:
+    """Where the answers of all teachers lie."""
+    return cache_folder() / KIND
+
+
+def mark_of(fingerprint: Mapping[str, Any]) -> str:
+    """16 hexadecimal digits that name what answers depend on."""
+    text = json.dumps({"format": FORMAT, **fingerprint}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def part_name(tap: str) -> str:
+    """The name of a tap in file names: readable, and its own for each tap."""
+    readable = re.sub(r"[^A-Za-z0-9_.]", "_", tap)[:40]
+    return f"tap.{readable}.{hashlib.sha256(tap.encode()).hexdigest()[:8]}"
+
+
+@dataclass
+class AnswerStore:
+    """The answers of one teacher to V views of the training images.
+
+    While it is in use, ``sapling cache clear`` leaves it alone.
+
+    Attributes:
+        place: its folder.
+        mark: names what the answers depend on.
+        rows: ``[n]`` the images, by their positions in the packed store, ascending.
+        num_views: V.
+        meta: all that is known of it.
+    """
+
+    place: Path
+    mark: str
+    rows: Rows = field(repr=False)
+    num_views: int
+    meta: Mapping[str, Any] = field(repr=False)
+    _held: int | None = field(default=None, repr=False)
+    _maps: dict[tuple[str, int], Array] = field(default_factory=dict, repr=False)
+
+    def close(self) -> None:
+        """Let ``sapling cache clear`` have it."""
+        self._maps.clear()
+        if self._held is not None:
+            os.close(self._held)
+            self._held = None
+
+    def has(self, part: str, view: int) -> bool:
+        """Whether the file of a part and view is there."""
+        return self._file(part, view) is not None
+
+    def missing(self, parts: Sequence[str]) -> dict[int, list[str]]:
+        """The parts that are not there yet, by view."""
+        there = {(m[1], int(m[2])) for p in self.place.iterdir() if (m := _FILE.fullmatch(p.name))}
+        lacking = {view: [part for part in parts if (part, view) not in there] for view in range(self.num_views)}
+        return {view: found for view, found in lacking.items() if found}
+
+    def read(self, part: str, view: int) -> Array:
+        """``[n,..]`` of a part and view, a read-only memory map.
+
+        Raises:
+            RunError: it is not there, or damaged; a damaged file is removed, so that it is made anew.
+        """
+        if (part, view) not in self._maps:
+            path = self._file(part, view)
+            found = _mapped(path, len(self.rows)) if path is not None else None
+            if found is None:
+                if path is not None:
+                    path.unlink(missing_ok=True)
+                raise RunError(
+                    f"the kept answers of the teacher lack {part} of view {view}, or it is damaged",
+                    where=str(self.place),
+                    remedy="the same command again makes it anew",
+                )
+            self._maps[part, view] = found
+        return self._maps[part, view]
+
+    def drop_damaged(self, parts: Sequence[str]) -> list[str]:
+        """Remove the files of these parts that are not whole; gives their names."""
+        damaged = []
+        for part in parts:
+            for view in range(self.num_views):
+                path = self._file(part, view)
+                if path is None:
+                    continue
+                found = _mapped(path, len(self.rows))
+                if found is None:
+                    path.unlink(missing_ok=True)
+                    damaged.append(path.name)
+                else:
+                    self._maps[part, view] = found
+        return damaged
+
+    def note_use(self) -> None:
+        """Make now the time of the last use."""
+        with suppress(OSError):
+            (self.place / USED).touch()
+
+    def _file(self, part: str, view: int) -> Path | None:
+        # Of two that were made by two builders the first is as good as the other.
+        return next(iter(sorted(self.place.glob(f"{part}-{view:04d}-????????.npy"))), None)
+
+
+def _mapped(path: Path, num_rows: int) -> Array | None:
+    """The array of a whole file, or None."""
+    match = _FILE.fullmatch(path.name)
+    try:
+        check = 0
+        with path.open("rb") as file:
+            while block := file.read(2**22):
+                check = zlib.crc32(block, check)
+        array: Array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, EOFError, ValueError):
+        return None
+    return array if match and check == int(match[3], 16) and array.ndim > 1 and len(array) == num_rows else None
+
+
+def open_answers(
+    fingerprint: Mapping[str, Any], rows: Rows, *, num_views: int, name: str, folder: Path | None = None
+) -> AnswerStore:
+    """Open the answers that depend on just this, in a new folder where there are none.
+
+    Args:
+        fingerprint: everything that the answers depend on, as JSON.
+        rows: ``[n]`` positions of the images in the packed store.
+        num_views: V.
+        name: of the data, for people.
+        folder: where answers are kept; default :func:`answers_folder`.
+
+    Raises:
+        RunError: the folder of that mark holds answers that depend on something else.
+        DataError: the folder cannot be written.
+    """
+    root = folder if folder is not None else answers_folder()
+    ordered = np.unique(np.asarray(rows, dtype=np.int64))
+    known = {**fingerprint, "num_views": num_views, "rows": hashlib.sha256(ordered.tobytes()).hexdigest()}
+    mark = mark_of(known)
+    readable = re.sub(r"[^A-Za-z0-9]", "-", name)[:40].strip("-") or "data"
+    place = next(root.glob(f"*-{mark}"), root / f"{readable}-{num_views}-{mark}")
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with locked(lock_file(root, mark), wait=True):
+            handle = hold(place)
+            if handle is None:
+                _create(place, mark, known, ordered, num_views, name)
+                handle = hold(place)
+    except OSError as error:
+        raise unwritable(root, error) from error
+    store = _read(place, mark, known, ordered, num_views)
+    store._held = handle
+    store.note_use()
+    return store
+
+
+def unwritable(root: Path, error: OSError) -> DataError:
+    """The error of a cache that is full or closed."""
+    reason = "the disk is full" if error.errno in _NO_SPACE else error.strerror or str(error)
+    return DataError(
+        f"the teacher's answers cannot be kept: {reason}",
+        where=str(root),
+        remedy="make room (sapling cache list, sapling cache clear), set SAPLING_CACHE to a folder with more space, "
+        "or ask the teacher for each batch: --teacher-cache off",
+    )
+
+
+def _create(place: Path, mark: str, known: Mapping[str, Any], rows: Rows, num_views: int, name: str) -> None:
+    place.mkdir(exist_ok=True)
+    # A folder without a record is one that lost it: nobody can say what its files are.
+    for path in place.iterdir():
+        if is_part(path.name):
+            path.unlink()
+    np.save(place / ROWS, rows)
+    meta = {"format": FORMAT, "mark": mark, "name": name, "images": len(rows), "num_views": num_views, "of": {**known}}
+    # Renamed into its place: where the record is, all of it is.
+    write_sealed(place / f"{BUILDING}record", meta)
+    (place / f"{BUILDING}record").replace(place / META)
+
+
+def _read(place: Path, mark: str, known: Mapping[str, Any], rows: Rows, num_views: int) -> AnswerStore:
+    meta = read_sealed(place / META)
+    if meta is None or meta.get("format") != FORMAT:
+        raise RunError(
+            "the record of kept answers is damaged, so nobody can say whose answers they are",
+            where=str(place),
+            remedy=rebuild(place),
+        )
+    if (before := meta.get("of")) != (now := json.loads(json.dumps(known))):
+        other = sorted(k for k in {*(before or {}), *now} if (before or {}).get(k) != now.get(k))
+        raise RunError(
+            f"these are answers of another teacher, or to other images: {', '.join(other)} differ",
+            where=str(place),
+            remedy=rebuild(place),
+        )
+    try:
+        kept = np.load(place / ROWS, allow_pickle=False)
+    except (OSError, EOFError, ValueError):
+        kept = None
+    if kept is None or not np.array_equal(kept, rows):
+        raise RunError("the list of images of kept answers is damaged", where=str(place), remedy=rebuild(place))
+    return AnswerStore(place, mark, rows, num_views, meta)
+
+
+def rebuild(place: Path) -> str:
+    """How to have answers made anew."""
+    return f"sapling cache clear {place.name}; the same command again makes them anew"
+
+
+def is_part(name: str) -> bool:
+    """Whether Sapling writes a file of that name into a folder of answers, beside its record."""
+    return bool(_FILE.fullmatch(name)) or name in (ROWS, USED) or name.startswith(BUILDING)
+
+
+class PartWriter:
+    """Writes the files of one view; they get their names together, when all of it is there.
+
+    Args:
+        store: where they go; its lock is held by the caller.
+        view: number of the view.
+        shapes: part to shape of one image's row.
+        dtypes: part to type; float16 where none is given.
+    """
+
+    def __init__(
+        self,
+        store: AnswerStore,
+        view: int,
+        shapes: Mapping[str, tuple[int, ...]],
+        dtypes: Mapping[str, type[np.generic]] | None = None,
+    ) -> None:
+        self._store, self._view, self._stack = store, view, ExitStack()
+        self._files: dict[str, tuple[BinaryIO, Path]] = {}
+        self._dtypes = {part: np.dtype((dtypes or {}).get(part, np.float16)) for part in shapes}
+        self._checks = dict.fromkeys(shapes, 0)
+        self._written = dict.fromkeys(shapes, 0)
+        for part, shape in shapes.items():
+            handle, name = tempfile.mkstemp(prefix=BUILDING, dir=store.place)
+            file: BinaryIO = self._stack.enter_context(os.fdopen(handle, "wb+"))
+            self._files[part] = file, Path(name)
+            header = {
+                "descr": np.lib.format.dtype_to_descr(self._dtypes[part]),
+                "fortran_order": False,
+                "shape": (len(store.rows), *shape),
+            }
+            np.lib.format.write_array_header_1_0(file, header)
+            file.flush()
+            file.seek(0)
+            self._checks[part] = zlib.crc32(file.read())
+
+    def append(self, part: str, values: Array) -> None:
+        """Add the rows of the next images.
+
+        Raises:
+            RunError: a value is too large for float16, or not finite.
+        """
+        with np.errstate(over="ignore"):
+            kept = np.ascontiguousarray(values, dtype=self._dtypes[part])
+        if kept.dtype.kind == "f" and not np.isfinite(kept).all():
+            raise RunError(
+                f"the teacher's {part} has values that float16 cannot hold, so its answers cannot be kept",
+                remedy="ask the teacher for each batch: --teacher-cache off",
+            )
+        data = kept.tobytes()
+        self._files[part][0].write(data)
+        self._checks[part] = zlib.crc32(data, self._checks[part])
+        self._written[part] += len(kept)
+
+    def finish(self) -> None:
+        """Give the files their names."""
+        if set(self._written.values()) != {len(self._store.rows)}:
+            raise RunError("answers to some images are missing", where=str(self._store.place))
+        for file, _ in self._files.values():
+            file.flush()
+            os.fsync(file.fileno())
+        self._stack.close()
+        for part, (_, path) in self._files.items():
+            path.chmod(0o644)
+            path.rename(self._store.place / f"{part}-{self._view:04d}-{self._checks[part]:08x}.npy")
+
+    def __enter__(self) -> PartWriter:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._stack.close()
+        for opened in self._files.values():
+            opened[1].unlink(missing_ok=True)
+
+
+def sweep_parts(place: Path) -> None:
+    """Remove what a killed build left half written; the caller holds the lock."""
+    for left in place.glob(f"{BUILDING}*"):
+        left.unlink(missing_ok=True)
