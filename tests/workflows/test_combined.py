@@ -145,7 +145,7 @@ def test_answers_that_are_copied_twice_are_said_to_be(method, terms):
         assert f"count 2 times over ({terms})" in found[0]
         said = dict(entry.split(": ") for entry in re.search(r"weights: {(.*)}", found[0])[1].split(", "))
         off = {**build({"data": "x", "method": method}).method.options}
-        off = {k: v for k, v in off.items() if k != "alpha"} | {"weights": {term: 0 for term in said}}
+        off = {k: v for k, v in off.items() if k != "alpha"} | {"weights": dict.fromkeys(said, 0)}
         name = method if isinstance(method, str) else method["name"]
         assert method_notes(build({"data": "x", "method": {"name": name, **off}}), 300) == []
 

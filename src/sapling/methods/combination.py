@@ -140,8 +140,8 @@ def heard_twice(weights: Mapping[str, Mapping[str, float]], whole: Mapping[str, 
     terms = " + ".join(f"{weight:g} {term}" for own in found.values() for term, weight in own.items())
     off = ", ".join(f"{term}: 0" for term in found[next(reversed(found))])
     return (
-        f"{' and '.join(found)} each copy the teacher's softened answers, which count {len(found)} times over ({terms}). "
-        f"Where that is not meant, leave one of them away, or set method.weights: {{{off}}}."
+        f"{' and '.join(found)} each copy the teacher's softened answers, which count {len(found)} times over "
+        f"({terms}). Where that is not meant, leave one of them away, or set method.weights: {{{off}}}."
     )
 
 
