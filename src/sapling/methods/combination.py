@@ -128,7 +128,7 @@ def heard_twice(weights: Mapping[str, Mapping[str, float]], whole: Mapping[str, 
         weights: part to its terms with their weights; 0 for all terms of one that does not hear the teacher.
         whole: weights that were given for the whole, by their names there; they stand above those of the parts.
     """
-    called = term_names(weights)
+    called = term_names({part: list(own) for part, own in weights.items()})
     found: dict[str, dict[str, float]] = {}
     for part, own in weights.items():
         for term in TEACHERS_ANSWERS:
