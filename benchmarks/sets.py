@@ -3,6 +3,9 @@
     python benchmarks/sets.py            check that files and splits are those of splits.json
     python benchmarks/sets.py --write    after a set was added: write splits.json anew
 
+Splits are cut as ``sapling distill`` cuts them: what shows one picture, and what shows one thing from several sides,
+stays in one part, and a set of which anything crosses is refused.
+
 ``splits.json`` fixes train, dev and test of every set by the hash of the file and the fingerprint of the split. In the
 benchmarks ``dev`` is what the library calls ``val``. Only ``final_*.py`` may ask for test images, through
 :func:`open_test`, which writes each opening into ``results/test_openings.jsonl``.
@@ -18,8 +21,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from sapling.data.leaks import check_leaks
 from sapling.data.loader import Dataset, load_data
-from sapling.data.splits import Split
+from sapling.data.sources import Source, open_source
+from sapling.data.splits import Split, make_split
 from sapling.record import now, write_json
 from sapling.workflows.gate import some
 
@@ -29,7 +34,15 @@ SETS: dict[str, dict[str, Any]] = {
     "digits": {"file": "digits"},
     "aid": {"file": "aid_100.zip", "img_size": 64, "views": "aerial", "val_share": 0.2, "test_share": 0.2},
     "eurosat": {"file": "eurosat_rgb.zip", "img_size": 64, "views": "aerial"},
+    "trees": {
+        "file": "street_trees_lidar.zip",
+        "img_size": 64,
+        "views": "light",
+        "group_pattern": "(.+)_view",
+        "keeps_parts": False,
+    },
 }
+"""Settings of ``load_data``; ``keeps_parts`` is False where the parts of the file itself show the same trees."""
 SUBSETS = {"eurosat": (3000, 1500)}
 """Images to train and for dev, where all of them would take hours on two cores."""
 
@@ -86,11 +99,27 @@ def described(name: str, split: Split) -> dict[str, Any]:
 
 
 def _opened(name: str, **changes: Any) -> Dataset:
-    settings = {k: v for k, v in SETS[name].items() if k != "file"}
-    data = load_data(str(place_of(name)), **{**settings, **changes})
+    """The set as its own settings cut it, after the check for what crosses; ``changes`` do not change the split."""
+    settings = {k: v for k, v in SETS[name].items() if k not in ("file", "keeps_parts")}
+    source = open_source(str(place_of(name)))
+    if not SETS[name].get("keeps_parts", True):
+        source = replace(source, items=tuple(replace(item, split=None) for item in source.items))
+    data = load_data(source, **settings)
+    shares = {k: settings[k] for k in ("val_share", "test_share") if k in settings}
+
+    def recut(source: Source) -> Split:
+        return make_split(source, **shares)
+
+    checked = check_leaks(data.source, data.split, data.store, recut=recut)
+    checked.stop_unless_allowed()
+    data = replace(data, source=checked.source, split=checked.split, leaks=checked.leaks)
     known = json.loads(SPLITS.read_text(encoding="utf-8")).get(name) if SPLITS.exists() else None
     if known != (found := described(name, data.split)) and "--write" not in sys.argv:
         sys.exit(f"{name} is not the set that splits.json fixes:\n  known {known}\n  found {found}")
+    if changes:
+        kept = data
+        again = load_data(kept.source, **{**settings, "group_pattern": None, **changes}, split=lambda _: kept.split)
+        data = replace(again, leaks=kept.leaks)
     return data
 
 

@@ -213,6 +213,8 @@ def test_dry_run_writes_nothing(run, photos, tmp_path, monkeypatch):
     assert code == 0
     assert "3 seeds, control and student each" in out
     assert "about " in out
+    assert " cnn3: " in out  # as users type it, not as timm lists it
+    assert "sapling_" not in out
     assert not list(tmp_path.iterdir())
 
 

@@ -151,6 +151,7 @@ def history(arms: dict[str, float], seeds: int, epochs: int, rng: np.random.Gene
                 found.append({
                     "pass": f"seed{s}", "member": f"{arm}-s{s}", "epoch": epoch, "epochs": epochs, "lr": 0.05,
                     "train": {"loss": sum(terms.values()), **terms},
+                    "gradients": {**{t: 0.4 * v ** 2 for t, v in terms.items()}, "total": 9.0, "steps": 4},
                     "val": {"top1": float((level + own) * rise + noise),
                             "nll": float(0.35 + 1.9 * (1 - rise) - 2 * noise - own)},
                     "seconds": 7.0,

@@ -169,6 +169,35 @@ def test_curves_survive_one_epoch_and_equal_values(runs: Runs) -> None:
     assert len(figures.curve_figures(summarise(record))) == 2
 
 
+def test_the_pull_of_each_weighted_term_is_drawn_as_it_was_measured(runs: Runs) -> None:
+    """Means over seeds, on one scale of tenfolds, for control and student; what is no term is left out."""
+    record = read_run(runs["better"])
+    drawing = figures.pull_figure(summarise(record))
+    assert drawing is not None
+    last = max(e["epoch"] for e in record.history)
+    shown = dict(re.findall(r"(ce alone|ce|kd) (\d+\.\d+)", drawing.inline))
+    for name, arm, term in (("ce", "kd", "ce"), ("kd", "kd", "kd"), ("ce alone", "control", "ce")):
+        of = [e["gradients"][term] for e in record.history if e["epoch"] == last and e["member"].startswith(f"{arm}-")]
+        assert float(shown[name]) == pytest.approx(np.mean(of), rel=5e-3)
+    assert {"ce", "kd", "ce alone"} <= set(words(drawing))
+    assert not {"total", "steps"} & set(words(drawing))
+    assert "How strongly each term pulls" in (runs["better"] / "report.html").read_text(encoding="utf-8")
+    record.history = [{k: v for k, v in e.items() if k != "gradients"} for e in record.history]
+    assert figures.pull_figure(summarise(record)) is None  # a run of an older version
+
+
+def test_pulls_survive_zeros_and_many_terms(runs: Runs) -> None:
+    record = read_run(runs["better"])
+    norms = {f"term {k}": 10.0 ** (k - 4) for k in range(9)} | {"none": 0.0, "total": 1.0, "steps": 1, "nan": None}
+    record.history = [{"pass": "s", "member": "kd-s0", "epoch": 0, "train": {}, "gradients": norms}]
+    drawing = figures.pull_figure(summarise(record))
+    assert drawing is not None
+    assert {f"term {k}" for k in range(9)} <= set(words(drawing))
+    assert "none" not in words(drawing)
+    record.history[0]["gradients"] = {"ce": 0.0, "steps": 1}
+    assert figures.pull_figure(summarise(record)) is None
+
+
 def test_an_unpaired_seed_has_no_gain(runs: Runs) -> None:
     record = read_run(runs["better"])
     first = class_table(summarise(record))

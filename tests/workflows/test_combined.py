@@ -1,5 +1,6 @@
 """Combinations and recipes in a run: what is planned, said, and proposed as the next run."""
 
+import re
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -13,7 +14,7 @@ from sapling.config import build
 from sapling.evaluation.diagnosis import diagnose
 from sapling.tables import print_plan
 from sapling.workflows.diagnosis import _alpha, softening
-from sapling.workflows.networks import log_notes
+from sapling.workflows.networks import log_notes, method_notes
 from sapling.workflows.next_run import changed, command_of
 from sapling.workflows.plan import plan
 from sapling.workflows.remedies import next_command, remedy_for
@@ -120,6 +121,33 @@ def test_a_recipe_that_is_not_followed_is_named_in_the_log(name):
     assert len(said(299, mixup=1.0)) == len(said(300)) == 1
     assert said(300, mixup=1.0) == said(300, cutmix=1.0) == []
     assert len(said(300, mixup=1.0, mix_share=0)) == 1
+
+
+@pytest.mark.parametrize(
+    ("method", "terms"),
+    [
+        ("kd+kdpp", "0.9 kd + 1 kdpp_kd"),
+        ({"name": "kd+kdpp", "alpha": 0.5, "kdpp": {"weight": 0.5}}, "0.5 kd + 0.25 kdpp_kd"),
+        ({"name": "kd+kdpp", "weights": {"kdpp_kd": 3.0}}, "0.9 kd + 3 kdpp_kd"),
+        ("at+kd+dkd", "0.9 kd + 1 tckd + 8 nckd"),
+        ("kd+at", None),
+        ("kdpp+ps_kd", None),
+        ({"name": "kd+kdpp", "weights": {"kdpp_kd": 0}}, None),
+        ({"name": "kd+kdpp", "kdpp": {"weights": {"kd": 0}}}, None),
+        ({"name": "kd+kdpp", "alpha": 1}, None),
+    ],
+)
+def test_answers_that_are_copied_twice_are_said_to_be(method, terms):
+    """Two parts that hold the same divergence weigh it twice: nobody who types kd+kdpp can see that."""
+    found = [n for n in method_notes(build({"data": "x", "method": method}), 300) if "answers" in n]
+    assert len(found) == (terms is not None)
+    if terms:
+        assert f"count 2 times over ({terms})" in found[0]
+        said = dict(entry.split(": ") for entry in re.search(r"weights: {(.*)}", found[0])[1].split(", "))
+        off = {**build({"data": "x", "method": method}).method.options}
+        off = {k: v for k, v in off.items() if k != "alpha"} | {"weights": dict.fromkeys(said, 0)}
+        name = method if isinstance(method, str) else method["name"]
+        assert method_notes(build({"data": "x", "method": {"name": name, **off}}), 300) == []
 
 
 def test_what_a_part_needs_is_refused_before_anything_is_decoded(photos, capsys):

@@ -240,17 +240,112 @@ def test_a_copy_of_a_run_is_no_second_run(two, tmp_path):
         sapling.compare([two[0], copy])
 
 
+def scaled(run, arm, factor=1.001):
+    """Other logits of the same answers, for every seed of an arm."""
+    for folder in sorted((run / "members").glob(f"{arm}-s*")):
+        path = folder / "test_logits.safetensors"
+        stored = load_file(path)
+        save_file({**stored, "logits": stored["logits"] * np.float32(factor)}, path)
+
+
+def test_a_copy_whose_settings_were_edited_is_no_second_run(two, tmp_path):
+    """Settings are text that anyone may edit; answers to the bit are not come by twice."""
+    copy = shutil.copytree(two[0], tmp_path / "warm")
+    change(copy, manifest__method_config={"temperature": 8.0})
+    (copy / "config.yaml").write_text("student: {model: cnn3}\ntrain: {momentum: 0.8}\n")
+    with pytest.raises(UsageError, match=r"same answers to the bit \(seed 0\)(.|\n)*temperature 8\.0") as caught:
+        sapling.compare([two[0], copy], allow=["budget"])
+    assert "copy of the other" in str(caught.value)
+    results = json.loads((copy / "results.json").read_text())
+    for member in results["members"]:
+        member["arm"] = member["arm"].replace("kd", "dist")
+    (copy / "results.json").write_text(json.dumps(results))
+    for seed in range(3):
+        (copy / "members" / f"kd-s{seed}").rename(copy / "members" / f"dist-s{seed}")
+    with pytest.raises(UsageError, match="kd and dist hold the same answers"):
+        sapling.compare([two[0], copy], allow=["budget"])
+    (path := copy / "members" / "dist-s0" / "test_logits.safetensors").rename(copy / "own")
+    stored = load_file(copy / "own")
+    save_file({**stored, "logits": stored["logits"] * np.float32(1.5)}, path)
+    with pytest.raises(UsageError, match=r"seed 1"):  # one changed seed hides nothing
+        sapling.compare([two[0], copy], allow=["budget"])
+    scaled(copy, "dist")
+    sapling.compare([two[0], copy], allow=["budget"])
+
+
+def test_methods_that_teach_nothing_are_not_taken_for_copies(two, tmp_path):
+    """With alpha 1 every method is its control, to the bit: that is said, and no copy."""
+    runs = [two[1]]
+    for name in ("vid", "crd"):
+        run = store_run(tmp_path / name, method=name, method_config={"alpha": 1.0})
+        results = json.loads((run / "results.json").read_text())
+        for own, control in zip(results["members"][1::2], results["members"][::2], strict=True):
+            own["test"] = control["test"]
+        for seed in range(3):
+            shutil.copy(run / "members" / f"control-s{seed}" / "test_logits.safetensors",
+                        run / "members" / f"{name}-s{seed}")  # fmt: skip
+        (run / "results.json").write_text(json.dumps(results))
+        runs.append(run)
+    found = sapling.compare(runs)
+    said = [note for note in found.notes if "answer as its control to the bit" in note]
+    assert [note.split()[3] for note in said] == ["vid", "crd"]
+
+
 def test_a_real_run_gives_its_own_verdict(finished_run, tmp_path):
     copy = shutil.copytree(finished_run.folder, tmp_path / "copy")
     with pytest.raises(UsageError, match="one run, given twice"):
         sapling.compare([finished_run.folder, copy])
     change(copy, manifest__method_config={"temperature": 2.0})
+    with pytest.raises(UsageError, match="same answers to the bit"):
+        sapling.compare([finished_run.folder, copy])
+    scaled(copy, finished_run.results["manifest"]["method"])
     found = sapling.compare([finished_run.folder, copy])
     stored = finished_run.results["comparison"]["verdict"]
     again = found.methods[0].verdict.as_dict()
     assert {k: v for k, v in again.items() if k != "statement"} == {k: v for k, v in stored.items() if k != "statement"}
     assert found.pairs[0].verdict.difference == 0
     assert found.controls.to_the_bit
+
+
+def test_nothing_outside_of_a_run_is_read(two, tmp_path):
+    """A folder from anyone may hold links; what they lead to is not its own."""
+    answers = two[1] / "members" / "dkd-s0" / "test_logits.safetensors"
+    for path in (answers, answers.parent, two[1] / "results.json", two[1] / "config.yaml", two[1] / "split.csv"):
+        kept = tmp_path / "elsewhere" / path.name
+        kept.parent.mkdir(exist_ok=True)
+        path.rename(kept)
+        path.symlink_to(kept)
+        with pytest.raises(RunError, match=f"leads out of the run: .*{path.name}"):
+            sapling.compare(two)
+        path.unlink()
+        kept.rename(path)
+    inside = answers.rename(two[1] / "answers")
+    answers.symlink_to(inside)
+    sapling.compare(two)  # one that stays inside is its own business
+    answers.unlink()
+    answers.symlink_to(answers)
+    with pytest.raises(RunError):
+        sapling.compare(two)
+
+
+def test_sizes_are_checked_before_anything_is_loaded(two, tmp_path, monkeypatch):
+    answers = two[1] / "members" / "control-s0" / "test_logits.safetensors"
+    good = answers.read_bytes()
+    monkeypatch.setattr("sapling.workflows.stored.safe_open", lambda *a, **k: pytest.fail("it was opened"))
+    with pytest.raises(pytest.fail.Exception):
+        sapling.compare(two[::-1])
+    save_file({**load_file(answers), "more": np.zeros(2**20, np.float32)}, answers)
+    with pytest.raises(RunError, match=r"the answers take 4,\d+,\d+ bytes"):
+        sapling.compare(two[::-1])
+    answers.write_bytes(good)
+    with answers.open("r+b") as file:  # a hole: terabytes by name, nothing on the disk
+        file.truncate(2**40)
+    with pytest.raises(RunError, match="the answers take"):
+        sapling.compare(two[::-1])
+    answers.write_bytes(good)
+    change(two[1], manifest__split={"train": 1, "test": 10**12, "fingerprint": "51" * 32})
+    with pytest.raises(RunError, match="1,000,000,000,000 images of 4 classes"):
+        sapling.compare(two[::-1])
 
 
 def test_a_damaged_or_hostile_run_is_refused(two, tmp_path):

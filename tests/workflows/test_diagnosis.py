@@ -144,10 +144,16 @@ def test_a_hundredfold_weight_is_named_first_and_the_page_says_so(root, good):
     assert labels[0] == "why"
     assert texts[0].startswith("The term kd is too strong. With its weight of 90 its gradient is ")
     assert texts[-1] == cause["command"]
-    # the proposed run is a run: the command line plans it, teacher, images and all
+    # the proposed run is a run: planned, trained and judged as it stands there, and its cause is gone
+    words = shlex.split(cause["command"])[1:]
     with contextlib.redirect_stdout(io.StringIO()) as shown:
-        assert main([*shlex.split(cause["command"])[1:], "--dry-run", "--quiet"]) == 0
+        assert main([*words, "--dry-run", "--quiet"]) == 0
+        assert main([*words, "--quiet"]) == 0
     assert "hundred-scale" in shown.getvalue().replace("\n", "")
+    following = json.loads((root / "runs" / "hundred-scale" / "results.json").read_text())
+    assert following["teacher"]["sha256"] == result.results["teacher"]["sha256"]
+    assert following["manifest"]["weights"]["kd"] == pytest.approx(weight)
+    assert "scale" not in [f["name"] for f in following["diagnosis"].get("findings", ())]
 
 
 def test_one_epoch_is_named_first(root, good):

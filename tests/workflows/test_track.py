@@ -1,11 +1,14 @@
 """Rows and results also go to other programs, once each; these change nothing and their failures cost nothing."""
 
+import contextlib
 import importlib.util
 import json
 import os
 import random
 import re
+import signal
 import sys
+import time
 import types
 from typing import ClassVar
 
@@ -50,8 +53,8 @@ class Tracker:
 
     def __init__(self, project, *places, **options):
         self.project, self.places, self.options = project, places, options
-        self.logged, self.settings, self.finished = [], [], 0
-        self.tracker = types.SimpleNamespace(info=types.SimpleNamespace(run_id="run-of-mlflow"))
+        self.logged, self.settings, self.finished, self.ends = [], [], 0, []
+        self.tracker = types.SimpleNamespace(info=types.SimpleNamespace(run_id="run-of-mlflow"), finish=self.finish)
         Tracker.opened.append(self)
 
     def start(self):
@@ -65,8 +68,9 @@ class Tracker:
         self.fail("log")
         self.logged.append((step, values))
 
-    def finish(self):
+    def finish(self, exit_code=0):
         self.finished += 1
+        self.ends.append(exit_code)
 
     def fail(self, where):
         if type(self).fails_at == where:
@@ -88,7 +92,7 @@ def stand_ins(monkeypatch):
         "accelerate.state": {"PartialState": state},
         "tensorboard": {},
         "wandb": {},
-        "mlflow": {},
+        "mlflow": {"end_run": lambda status: Tracker.opened[-1].finish(status)},
     }.items():
         module = types.ModuleType(name)
         vars(module).update(content)
@@ -211,13 +215,43 @@ def test_one_that_fails_is_named_once_and_costs_nothing(stand_ins, tmp_path, whe
     assert json.loads((tmp_path / "r" / "results.json").read_text()) == RESULTS
 
 
-def test_a_run_that_fails_closes_them(stand_ins, tmp_path):
+ENDS = [(KeyboardInterrupt, "KILLED"), (SystemExit, "KILLED"), (ValueError, "FAILED"), (None, "KILLED")]
+
+
+@pytest.mark.parametrize(("error", "status"), ENDS)
+@pytest.mark.parametrize("name", ["tensorboard", "wandb", "mlflow"])
+def test_a_run_that_ends_early_is_not_called_finished(stand_ins, tmp_path, name, error, status):
     folder = tmp_path / "r"
-    config = settings(folder, "tensorboard")
-    with pytest.raises(KeyboardInterrupt), Run(folder, config, task="distill") as run, tracked(run):
+    config = settings(folder, name)
+    expected = {"tensorboard": 0, "wandb": 1, "mlflow": status}[name]
+    with (
+        contextlib.suppress(*[error] if error else []),
+        Run(folder, config, task="distill") as run,
+        tracked(run),
+    ):
         run.add_metrics(rows("kd-s0", 0, 1))
-        raise KeyboardInterrupt
-    assert Tracker.opened[0].finished == 1
+        if error:
+            raise error
+    assert Tracker.opened[0].ends == [expected]
+    follow(folder, [name], [rows("kd-s0", 1, 2)], results=RESULTS)  # it goes on in the same place, and is finished
+    first, second = Tracker.opened
+    assert second.ends == [0]
+    assert [step for step, values in second.logged if "lr/kd-s0" in values] == [1]
+    if name != "tensorboard":
+        key = {"wandb": "id", "mlflow": "run_id"}[name]
+        assert second.options[key] == (first.options["id"] if name == "wandb" else "run-of-mlflow")
+
+
+def test_a_polite_kill_is_written_down(stand_ins, tmp_path):
+    """Clusters send SIGTERM before they kill; Python ends at once by itself, and nobody is told."""
+    config = settings(tmp_path / "r", "wandb")
+    with pytest.raises(SystemExit) as caught, Run(tmp_path / "r", config, task="distill") as run, tracked(run):
+        run.add_metrics(rows("kd-s0", 0, 1))
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(5)
+    assert caught.value.code == 128 + signal.SIGTERM
+    assert Tracker.opened[0].ends == [1]
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
 def test_what_is_missing_is_said_with_the_extra(monkeypatch, photos, tmp_path):
@@ -338,6 +372,13 @@ def test_accelerate_is_called_as_it_wants_to_be(tmp_path, monkeypatch):
     assert named["metrics"]["step"] == 0
     assert [name for name, _, _ in calls].count("wandb.log") == [name for name, _, _ in calls].count("metrics") == 2
     assert {"wandb.config", "params", "wandb.finish", "end_run"} <= named.keys()
+    assert named["wandb.finish"] == named["end_run"] == {}
+    calls.clear()
+    log = follow(tmp_path / "other", ["wandb", "mlflow"], [rows("kd-s0", 0, 1)])
+    assert "warning" not in log
+    named = {name: kwargs for name, _, kwargs in calls}
+    assert (named["wandb.finish"], named["end_run"]) == ({"exit_code": 1}, {"status": "KILLED"})
+    assert [name for name, _, _ in calls].count("end_run") == 1
 
 
 def test_addresses_keep_their_passwords(tmp_path, monkeypatch):

@@ -28,9 +28,9 @@ from sapling.methods.labelloss import LabelLoss
 from sapling.methods.weights import (
     LABEL_TERM,
     SEVERAL_LABELS_TERM,
-    alpha_weights,
     check_weights,
     default_weights,
+    given_weights,
 )
 from sapling.types import Batch, Outputs, PairInfo, Phase, Step, Taps
 
@@ -130,11 +130,8 @@ class Method(nn.Module):
         problems = check_weights(self.terms, config.weights, config.alpha, defaults)
         if problems:
             raise ConfigError(f"method {self.name!r}: " + "; ".join(problems))
-        if config.alpha is not None:
-            self._weights = alpha_weights(self.terms, config.alpha, self.scales)
-        else:
-            self._weights = {**defaults, **(config.weights or {})}
-        self._weights = {self._called(term): weight for term, weight in self._weights.items()}
+        weights = given_weights(self.terms, self.default_alpha, self.scales, config.weights, config.alpha)
+        self._weights = {self._called(term): weight for term, weight in weights.items()}
         self.check_weights({term: self._weights[self._called(term)] for term in self.terms})
         self.label_loss = None
         self._frozen: tuple[str, ...] = ()

@@ -29,6 +29,8 @@ WEIGHT_SCHEMA: dict[str, Any] = {
     "description": "factor of its terms, those apart that only train parts of its own",
 }
 OF_THE_WHOLE = ("weights", "alpha")
+TEACHERS_ANSWERS = ("kd", "tckd", "nckd")
+"""Names of terms that are the KL divergence to the teacher's softened answers, whole or taken apart."""
 CONTROL = "none"
 
 
@@ -117,6 +119,30 @@ def joined_terms(terms: Mapping[str, Sequence[str]]) -> list[str]:
     """All terms of the whole, the label term first."""
     called = [name for names in term_names(terms).values() for name in names.values()]
     return sorted(dict.fromkeys(called), key=lambda name: name != LABEL_TERM)
+
+
+def heard_twice(weights: Mapping[str, Mapping[str, float]], whole: Mapping[str, float]) -> str | None:
+    """Say that several parts copy the teacher's answers, which then count as often; None where at most one does.
+
+    Args:
+        weights: part to its terms with their weights; 0 for all terms of one that does not hear the teacher.
+        whole: weights that were given for the whole, by their names there; they stand above those of the parts.
+    """
+    called = term_names({part: list(own) for part, own in weights.items()})
+    found: dict[str, dict[str, float]] = {}
+    for part, own in weights.items():
+        for term in TEACHERS_ANSWERS:
+            name = called[part].get(term, "")
+            if weight := own.get(term) and whole.get(name, own[term]):
+                found.setdefault(part, {})[name] = weight
+    if len(found) < 2:
+        return None
+    terms = " + ".join(f"{weight:g} {term}" for own in found.values() for term, weight in own.items())
+    off = ", ".join(f"{term}: 0" for term in found[next(reversed(found))])
+    return (
+        f"{' and '.join(found)} each copy the teacher's softened answers, which count {len(found)} times over "
+        f"({terms}). Where that is not meant, leave one of them away, or set method.weights: {{{off}}}."
+    )
 
 
 def joined_requires(parts: Iterable[Mapping[str, Any]]) -> dict[str, Any]:

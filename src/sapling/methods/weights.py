@@ -33,6 +33,19 @@ def alpha_weights(terms: Sequence[str], alpha: float, scales: Mapping[str, float
     return {term: float(alpha) if term == LABEL_TERM else (1.0 - alpha) * scales.get(term, 1.0) for term in terms}
 
 
+def given_weights(
+    terms: Sequence[str],
+    default_alpha: float | None,
+    scales: Mapping[str, float],
+    weights: Mapping[str, float] | None,
+    alpha: float | None,
+) -> dict[str, float]:
+    """Weights of a method with what was given: those of ``alpha``, or the defaults but for the named ones."""
+    if alpha is not None:
+        return alpha_weights(terms, alpha, scales)
+    return {**default_weights(terms, default_alpha, scales), **(weights or {})}
+
+
 def check_weights(
     terms: Sequence[str],
     weights: Mapping[str, float] | None,

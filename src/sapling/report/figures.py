@@ -1,4 +1,4 @@
-"""The figures of the page: what the teacher added, seed by seed, and how training went."""
+"""The figures of the page: what the teacher added, seed by seed, how training went, and how each term pulled at it."""
 
 from __future__ import annotations
 
@@ -178,6 +178,53 @@ def _curve_figure(curves: list[Curve], summary: Summary, part: str, key: str, ti
         figure.text(middle, 8 / height, "epoch", ha="center", fontsize=SMALL, color=COLOURS["muted"])
         last = "; ".join(f"{name} {value:.4g}" for value, name, _ in ends)
         return render(figure, f"curve_{part}_{wording.file_stem(key)}", f"{title} by epoch. Last values: {last}.")
+
+
+PULL_COLOURS = ("method", "method2", "method3", "method4", "leaf", "ink")
+PULL_NOTE = (
+    "Length of the gradient of each weighted term on all weights of the student, where it was measured, on a scale of "
+    "powers of ten. A term far below the others hardly counts; one far above drowns them."
+)
+
+
+def pull_figure(summary: Summary) -> Drawing | None:
+    """How strongly each weighted term pulled at the students, by epoch, on one scale of tenfolds; mean over seeds."""
+    arms = _arms_of_history(summary)
+    history = [e for e in summary.record.history if not is_teacher(_pass(e))]
+    terms = dict.fromkeys(k for e in history for k in block(e, "gradients") if k not in ("steps", "total"))
+    colours = {term: COLOURS[PULL_COLOURS[min(i, len(PULL_COLOURS) - 1)]] for i, term in enumerate(terms)}
+    lines: list[tuple[str, str, bool, list[int], list[float]]] = []
+    for term in terms:
+        for curve in _collect(history, arms, "gradients", term):
+            epochs, norms = _thin(*_mean_line(curve.lines))
+            points = [(epoch, float(np.log10(norm))) for epoch, norm in zip(epochs, norms, strict=True) if norm > 0]
+            if points:
+                alone = curve.colour == "control"
+                name, colour = (f"{term} alone", COLOURS["control"]) if alone else (term, colours[term])
+                lines.append((name, colour, alone, *map(list, zip(*points, strict=True))))  # type: ignore[arg-type]
+    if not lines:
+        return None
+    height = 232.0
+    with settings():
+        figure = new_figure(height)
+        axes = figure.add_axes((52 / WIDTH, 42 / height, 1 - 136 / WIDTH, 1 - 54 / height))
+        _bare(axes)
+        axes.grid(axis="y", color=COLOURS["grid"], linewidth=1)
+        for _, colour, alone, x, y in lines:
+            (line,) = axes.plot(x, y, color=colour, linewidth=2.2, marker="o" if len(x) == 1 else None, markersize=6)
+            if alone:
+                line.set_dashes((4, 1.5))
+        values = [v for *_, y in lines for v in y]
+        low, high = np.floor(min(values)), max(np.ceil(max(values)), np.floor(min(values)) + 1)
+        axes.set_ylim(low - 0.04 * (high - low), high + 0.04 * (high - low))
+        axes.yaxis.set_major_locator(MaxNLocator(6, integer=True))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{10.0**v:g}"))
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        _end_labels(axes, [(y[-1], name, colour) for name, colour, _, _, y in lines])
+        middle = (52 + WIDTH - 84) / 2 / WIDTH
+        figure.text(middle, 8 / height, "epoch", ha="center", fontsize=SMALL, color=COLOURS["muted"])
+        last = "; ".join(f"{name} {10 ** y[-1]:.3g}" for name, _, _, _, y in lines)
+        return render(figure, "pulls", f"Norm of the gradient of each weighted term by epoch. Last values: {last}.")
 
 
 def _term_title(term: str) -> str:

@@ -61,7 +61,7 @@ def _shot(
         right = inner(answer, "right") is True
         if kind in ("gained", "lost") and seeds > 1:
             known = int(number(answer.get("seeds_right")) or 0)
-            detail = f"right in {known} of {seeds}"
+            detail = f"right in {known}\u00a0of\u00a0{seeds}"
         else:
             detail = wording.share(sure, 0) if sure is not None and not summary.multi_label else ""
         name = "Answer" if key == "student" and not summary.is_comparison else name

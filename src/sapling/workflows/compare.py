@@ -139,14 +139,26 @@ def _folders(runs: Sequence[str | Path]) -> list[Path]:
 
 
 def _refuse_twice(runs: list[StoredRun], names: list[str], seeds: list[int]) -> None:
-    """A copy of a run is no other run."""
-    seen: dict[tuple[str, ...], str] = {}
+    """A copy of a run is no other run, whatever its settings say: two students that learned differently differ.
+
+    Where a method teaches nothing (``alpha: 1``) its student is the control to the bit, and so are those of others.
+    """
+    seen: dict[str, tuple[StoredRun, str]] = {}
     for run, name in zip(runs, names, strict=True):
-        own = (run.method, shown(run.manifest.get("method_config")))
-        key = (*own, *(arm.digests[seed] for arm in (run.control, run.distilled) for seed in seeds))
-        if (before := seen.setdefault(key, name)) != name:
+        for seed in seeds:
+            digest = run.distilled.digests[seed]
+            if digest == run.control.digests[seed]:
+                continue
+            other, before = seen.setdefault(digest, (run, name))
+            if other is run:
+                continue
+            own, theirs = ((r.method, shown(r.manifest.get("method_config"))) for r in (run, other))
             raise UsageError(
-                f"{before} and {name} hold the same answers of the same method: it is one run, given twice",
+                f"{before} and {name} hold the same answers of the same method: it is one run, given twice"
+                if own == theirs
+                else f"{before} and {name} hold the same answers to the bit (seed {seed}), though they name other "
+                f"methods or settings: {' '.join(theirs)}, and {' '.join(own)}. One is a copy of the other under "
+                "other names, or what differs changed nothing",
                 where=str(run.folder),
                 allowed="each run once",
             )
@@ -267,6 +279,8 @@ def _count(value: Any) -> int | None:
 def _notes(runs: list[StoredRun], names: list[str], seeds: list[int]) -> tuple[str, ...]:
     notes = []
     for run, name in zip(runs, names, strict=True):
+        if all(run.distilled.digests[s] == run.control.digests[s] for s in seeds):
+            notes.append(f"The students of {name} answer as its control to the bit: the method changed nothing.")
         if not run.is_taught:
             notes.append(f"No student of {name} heard a teacher.")
         elif inner(run.results, "teacher", "gate", "passed") is not True:

@@ -10,6 +10,8 @@ from sapling.config import RunConfig, TeacherConfig
 from sapling.data.loader import Dataset
 from sapling.data.viewspec import ViewSpec, preset
 from sapling.errors import UsageError
+from sapling.methods.combination import WEIGHT, heard_twice
+from sapling.methods.weights import given_weights
 from sapling.models.create import origin_of, resolve_name
 from sapling.models.licence import NOT_STATED
 from sapling.models.load import LoadedModel, ensemble_folders, is_model_path, load_model, weights_alone
@@ -124,7 +126,19 @@ def without_gain(config: RunConfig) -> list[str]:
 def method_notes(config: RunConfig, epochs: int) -> list[str]:
     """What the method says of these settings before it is trained."""
     parts = methods.parts(config.method.name, **config.method.options)
-    return [n for _, method, own in parts for n in method.notes(own, mixes=bool(mixed_by(config)), epochs=epochs)]
+    notes = [n for _, method, own in parts for n in method.notes(own, mixes=bool(mixed_by(config)), epochs=epochs)]
+    twice = _heard_twice(config) if len(parts) > 1 else None
+    return [*notes, twice] if twice else notes
+
+
+def _heard_twice(config: RunConfig) -> str | None:
+    options, weights = config.method.options, {}
+    for place, method, own in methods.parts(config.method.name, **options):
+        part, hears = place.removeprefix("method."), method.requires_with(own).teacher
+        factor = float((options.get(part) or {}).get(WEIGHT, 1.0)) if hears else 0.0
+        terms = given_weights(method.terms, method.default_alpha, method.scales, own.weights, own.alpha)
+        weights[part] = {term: factor * weight for term, weight in terms.items()}
+    return heard_twice(weights, options.get("weights") or {})
 
 
 def log_notes(run: Run, epochs: int) -> None:

@@ -18,6 +18,7 @@ from sapling.models.create import count_macs, count_parameters, create_model, re
 from sapling.models.load import Preprocess
 from sapling.models.tapped import TappedModel
 from sapling.record import run_folder
+from sapling.report.wording import model_name
 from sapling.screen import Screen
 from sapling.teachers.ensemble import Ensemble
 from sapling.teachers.live import LiveTeacher
@@ -72,7 +73,7 @@ def plan(config: RunConfig, *, task: str = "distill", screen: Screen | None = No
         "folder": run_folder(config, task),
         "data": {"classes": data.num_classes, "img_size": data.img_size, "views": data.views, **data_sizes(data)},
         "machine": {"device": machine.device, "precision": machine.precision, "threads": machine.threads},
-        "student": _card(student_name, student, shape),
+        "student": _card(model_name(student_name), student, shape),
         "epochs": epochs,
         "batch_size": batch,
         "seeds": seeds,

@@ -1,13 +1,14 @@
 """Read what a finished run of ``sapling distill`` kept of its students' answers on the test images. No torch.
 
-A run folder may come from anyone: nothing in it is run, a path that it names is looked up inside it only, and sizes are
-checked before anything large is read.
+A run folder may come from anyone: nothing in it is run, nothing outside of it is read (no name and no link leads out),
+and sizes are checked before anything large is read.
 """
 
 from __future__ import annotations
 
 import csv
 import hashlib
+import math
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ from sapling.report.folder import block, inner, listing, number
 CONTROL = "control"
 _MAX_JSON, _MAX_SETTINGS = 2**29, 2**20  # bytes
 _MAX_SEEDS = 1000
+_MAX_LOGITS, _MAX_KEPT = 2**28, 2**29  # numbers: of one member, and of all that is kept of a run
+_MAX_HEADER = 2**20  # bytes of an answers' file beside its numbers
 _DTYPES = {"logits": "F32", "labels": "I64", "groups": "I64"}
 
 
@@ -131,6 +134,11 @@ def read_stored(folder: str | Path) -> StoredRun:
     shape = (int(num_images or 0), len(listing(results, "classes")))
     if shape[0] < 1 or shape[1] < 2:
         raise _damaged(place, "it has no test images or fewer than two classes")
+    kept = sum(map(len, arms.values())) * shape[0] * (shape[1] if measure == "map" else 1)
+    if shape[0] * shape[1] > _MAX_LOGITS or kept > _MAX_KEPT:
+        raise _damaged(
+            place, f"it claims answers to {shape[0]:,} images of {shape[1]:,} classes, which is more than fits"
+        )
     found: dict[str, Answers] = {}
     truth: NDArray[np.int64] | None = None
     groups: NDArray[np.int64] | None = None
@@ -170,7 +178,7 @@ def read_stored(folder: str | Path) -> StoredRun:
 def _results(place: Path) -> dict[str, Any]:
     if not place.is_dir():
         raise UsageError(f"no run folder {str(place)!r}", where=str(place), remedy="sapling compare runs/A runs/B")
-    path = place / "results.json"
+    path = _inside(place, "results.json")
     if not path.is_file():
         if (place / "config.yaml").is_file():
             raise UsageError(
@@ -201,7 +209,7 @@ def _results(place: Path) -> dict[str, Any]:
 
 
 def _settings(place: Path) -> dict[str, Any]:
-    path = place / "config.yaml"
+    path = _inside(place, "config.yaml")
     if path.is_file() and path.stat().st_size > _MAX_SETTINGS:
         raise _damaged(place, f"config.yaml is larger than {_MAX_SETTINGS >> 20} MB")
     try:
@@ -210,22 +218,34 @@ def _settings(place: Path) -> dict[str, Any]:
         raise _damaged(place, "config.yaml is nested too deeply") from None
 
 
-def _inside(place: Path, name: str) -> Path:
-    """Folder of a member; its name may not lead out of the run."""
-    folder = place / "members" / name
-    if any(c in name for c in "/\\\0") or not folder.resolve().is_relative_to(place.resolve()):
-        raise _damaged(place, f"a member's name leads out of the run: {name[:80]!r}")
-    return folder
+def _inside(place: Path, *names: str) -> Path:
+    """A path in the run folder; neither a name nor a link may lead out of it."""
+    path = place.joinpath(*names)
+    if any(c in name for name in names for c in "/\\\0") or not _is_within(path, place):
+        raise _damaged(place, f"a name or a link leads out of the run: {'/'.join(names)[:120]!r}")
+    return path
+
+
+def _is_within(path: Path, place: Path) -> bool:
+    try:
+        return path.resolve().is_relative_to(place.resolve())
+    except (OSError, RuntimeError):  # links in a ring
+        return False
 
 
 def _read_logits(
     place: Path, name: str, shape: tuple[int, int], *, several: bool
 ) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.int64] | None]:
     """Logits ``[n,K]``, truth and groups of a member; shapes and types are checked before anything is read."""
-    path = _inside(place, name) / "test_logits.safetensors"
+    path = _inside(place, "members", name, "test_logits.safetensors")
     if not path.is_file():
         raise _damaged(place, f"the answers of {name[:80]} are missing", f"members/{name}")
     wanted = {"logits": [*shape], "labels": [*shape] if several else [shape[0]], "groups": [shape[0]]}
+    most = sum(math.prod(wanted[key]) * (4 if _DTYPES[key] == "F32" else 8) for key in wanted) + _MAX_HEADER
+    if (size := path.stat().st_size) > most:
+        raise _damaged(
+            place, f"the answers take {size:,} bytes, and so many images need {most:,}", f"members/{name}/{path.name}"
+        )
     read: dict[str, NDArray[Any]] = {}
     try:
         with safe_open(path, framework="numpy") as file:
@@ -283,7 +303,7 @@ def _check_scores(place: Path, results: Mapping[str, Any], found: Mapping[str, A
 
 def _test_keys(place: Path) -> str | None:
     """Sha256 of the names of the test images, in their order."""
-    path = place / SPLIT_FILE
+    path = _inside(place, SPLIT_FILE)
     if not path.is_file() or path.stat().st_size > _MAX_JSON:
         return None
     digest = hashlib.sha256()

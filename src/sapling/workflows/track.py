@@ -2,6 +2,7 @@
 
 Only the trackers of ``accelerate.tracking`` are used, not its ``Accelerator``. They see what is in ``metrics.jsonl``
 and ``results.json``, after it is there, and change neither. A tracker that fails is left alone: the run goes on.
+A run that ends before it is finished is killed or failed there too, and goes on in the same place when it is resumed.
 Everything lands in ``track/`` of the run folder, and nothing is sent over the network, unless the environment of the
 user says otherwise (``WANDB_MODE``, ``MLFLOW_TRACKING_URI``).
 """
@@ -13,10 +14,12 @@ import json
 import os
 import re
 import shlex
+import signal
+import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from sapling.record import Run, read_json, write_json
 from sapling.report.folder import number, read_lines
@@ -25,6 +28,7 @@ FOLDER = "track"
 PROJECT = "sapling"
 FINAL_PARTS = ("teacher", "comparison", "cost", "efficiency")
 Row = Mapping[str, Any]
+End = Literal["finished", "failed", "killed"]
 
 
 @contextlib.contextmanager
@@ -43,14 +47,40 @@ def tracked(run: Run) -> Iterator[None]:
             outlet.follow()
 
     run.on_metrics = follow
-    with contextlib.ExitStack() as stack:
-        for outlet in outlets:
-            stack.callback(outlet.close)
-        yield
+    end: End = "killed"  # also by what ends the block without an error and without results
+    try:
+        with _asked_to_end():
+            yield
         if run.is_finished:
             follow()
             for outlet in outlets:
                 outlet.conclude()
+            end = "finished"
+    except Exception:
+        end = "failed"
+        raise
+    finally:
+        for outlet in outlets:
+            outlet.close(end)
+
+
+@contextlib.contextmanager
+def _asked_to_end() -> Iterator[None]:
+    """While the block runs, a polite request to end (SIGTERM, as clusters send it) unwinds; else Python just ends."""
+
+    def leave(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    is_ours = (
+        threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    )
+    if is_ours:
+        signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        if is_ours:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 class _Outlet:
@@ -76,15 +106,26 @@ class _Outlet:
         """Send the results, once."""
         self._try(self._send_results)
 
-    def close(self) -> None:
-        """Let the tracker write what it holds back."""
+    def close(self, end: End) -> None:
+        """Let the tracker write what it holds back, and how the run ended."""
         if self._tracker is not None and not self._is_broken:
-            self._try(self._tracker.finish)
+            self._try(lambda: self._finish(end))
         elif self._tracker is not None:
             with contextlib.suppress(Exception):  # said already; what it holds open should not meet the next run
-                self._tracker.finish()
+                self._finish(end)
         self._tracker = None
         self._undo.close()
+
+    def _finish(self, end: End) -> None:
+        """As accelerate does, which says *finished* of every run, but for those that are not."""
+        if end != "finished" and self.name == "mlflow":
+            import mlflow  # type: ignore[import-not-found, unused-ignore]
+
+            mlflow.end_run(status=end.upper())
+        elif end != "finished" and self.name == "wandb":
+            self._tracker.tracker.finish(exit_code=1)
+        else:
+            self._tracker.finish()
 
     def _try(self, work: Callable[[], None]) -> None:
         if self._is_broken:
