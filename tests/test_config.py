@@ -155,7 +155,7 @@ def test_missing_file_is_refused(tmp_path):
 
 def test_settings_that_are_younger_than_a_run_do_not_shut_it_out():
     base = config.build({"data": "digits"})
-    go_on = {"teacher": {"accept_weak"}, "data": {"allow_leaks"}}
+    go_on = {"teacher": {"accept_weak"}, "data": {"allow_leaks"}, "train": {"members_per_pass"}}
     content = base.model_dump(mode="json", exclude={"output": True, **go_on})
     for block, defaults in config.YOUNGER.items():
         for key, value in defaults.items():

@@ -109,6 +109,42 @@ assert not code, code
 
 
 @needs_cli
+@pytest.mark.parametrize("command", ["--help", "distill --help", "--version"])
+def test_help_is_plain_and_quick(command):
+    out = run(
+        f"""
+from sapling.cli import main
+try:
+    code = main({command.split()!r})
+except SystemExit as stop:
+    code = stop.code
+assert not code, code
+""",
+        heavy=(*HEAVY, "numpy", "PIL", "typer.rich_utils", "markdown_it", "pygments"),
+    )
+    assert "\u2500" not in out
+
+
+@needs_cli
+def test_the_first_line_needs_neither_numpy_nor_pillow(tmp_path):
+    out = run(
+        f"""
+import sys
+from sapling.screen import Screen
+def say(self, line):
+    print(line)
+    found = [m for m in {(*HEAVY, "numpy", "PIL", "rich")!r} if m in sys.modules]
+    assert not found, found
+    sys.exit(0)
+Screen.say = say
+from sapling.cli import main
+main(["distill", "digits", "--output", {str(tmp_path / "r")!r}])
+"""
+    )
+    assert out.startswith("sapling distill: digits -> ")
+
+
+@needs_cli
 def test_listing_methods_needs_no_torch():
     out = run("from sapling.cli import main\nassert not main(['methods'])")
     assert "dkd" in out

@@ -23,7 +23,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
+    rich_markup_mode=None,  # panels cost half a second of imports before --help shows a word
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 

@@ -86,6 +86,9 @@ def distill(
     amp: Amp = None,
     threads: Threads = None,
     teacher_cache: TeacherCache = None,
+    members_per_pass: Annotated[
+        int | None, typer.Option(min=1, help="Students trained at a time; by itself as many as memory holds.")
+    ] = None,
     accept_weak_teacher: Annotated[
         bool, typer.Option("--accept-weak-teacher", help="Go on if the gate fails.")
     ] = False,
@@ -133,6 +136,7 @@ def distill(
         "train.device": device,
         "train.precision": amp,
         "train.threads": threads,
+        "train.members_per_pass": members_per_pass,
         "output.folder": output,
         "output.trackers": track or None,
     }
@@ -249,24 +253,25 @@ def _settings(
 
 def _run(task: str, blocks: dict[str, Any], *, dry_run: bool, quiet: bool, where: str = "settings") -> None:
     from sapling.config import build
-    from sapling.data.broken import most_skipped
-    from sapling.data.groups import with_groups
-    from sapling.data.sources import open_source
-    from sapling.data.splitfile import read_split
-    from sapling.data.splits import make_split
     from sapling.record import refuse_foreign_folder, run_folder
     from sapling.trackers import check_trackers
-    from sapling.workflows.conflicts import check_method_fits, known_needs
 
     config: RunConfig = build(blocks, where=where)
     folder, d = run_folder(config, task), config.data
     refuse_foreign_folder(Path(folder))
     check_trackers(config.output.trackers)
     screen = Screen(quiet=quiet)
-    from sapling.tables import print_plan, print_result
-
     if not dry_run:
         screen.say(f"sapling {task}: {d.source} -> {folder}")
+    # below the first line, because these bring numpy and Pillow
+    from sapling.data.broken import most_skipped
+    from sapling.data.groups import with_groups
+    from sapling.data.sources import open_source
+    from sapling.data.splitfile import read_split
+    from sapling.data.splits import make_split
+    from sapling.tables import print_plan, print_result
+    from sapling.workflows.conflicts import check_method_fits, known_needs
+
     if task == "distill" and (needs := known_needs(config)) is not None:
         check_method_fits(config, needs)
     # what is wrong with data is said before torch is imported

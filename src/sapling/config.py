@@ -31,8 +31,7 @@ from sapling.bands import parse_bands, parse_range
 from sapling.config_errors import explain
 from sapling.config_history import YOUNGER, with_floats
 from sapling.data.listing import Columns
-from sapling.data.sources import VIEW_PRESETS
-from sapling.data.viewspec import checked_options, preset
+from sapling.data.viewspec import VIEW_PRESETS, checked_options, preset
 from sapling.errors import ConfigError, nearest
 from sapling.methods.combination import arm_of, key_of, opened, split_name
 from sapling.methods.validate import check_config
@@ -149,6 +148,7 @@ class TrainConfig(Block):
     layer_decay: float | None = Field(None, gt=0, le=1, description="share of the next layer's rate; None: all alike")
     seed: int = Field(0, ge=0, le=2**29, description="first seed: initial weights, batch order, view offset")
     num_seeds: int = Field(3, ge=1, le=100, description="replicates: seeds seed, seed + 1, ..")
+    members_per_pass: int | None = Field(None, ge=1, description="trained at a time; None: as many as memory holds")
     precision: Literal["auto", "bf16", "fp32"] = Field("auto", description="auto: bf16 where the processor has it")
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda, cuda:0")
     threads: int | None = Field(None, ge=1, le=1024, description="CPU threads; None: what torch takes")
@@ -292,7 +292,7 @@ class RunConfig(Block):
 
     def fingerprint(self) -> str:
         """sha256 of everything that can change a result (so without ``output`` and what only lets a run go on)."""
-        go_on = {"teacher": {"accept_weak"}, "data": {"allow_leaks"}}
+        go_on = {"teacher": {"accept_weak"}, "data": {"allow_leaks"}, "train": {"members_per_pass"}}
         content = self.model_dump(mode="json", exclude={"output": True, **go_on})
         # alpha: 1 and alpha: 1.0 are one setting
         parts = [key_of(part) for part in split_name(self.method.name)]

@@ -228,7 +228,8 @@ def test_teacher_and_student_read_the_same_view_in_their_own_way():
 
         small = F.interpolate(views, (32, 32), mode="bicubic", antialias=True).clamp(0, 1)
         assert torch.allclose(mine.logits, student.model(by_hand(student_way, small)), atol=1e-5)
-        assert torch.allclose(given.logits, teacher_net(by_hand(teacher_way, views)), atol=1e-5)
+        expected = teacher_net(by_hand(teacher_way, views))  # its batch norms are not folded
+        assert (given.logits - expected).abs().max() < 1e-5 * expected.abs().max()
     assert student.shapes == {"stage4": (128, 8, 8)}
     assert teacher.shapes["stage4"] == (512, 2, 2)
     assert not given.logits.requires_grad

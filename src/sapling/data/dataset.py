@@ -243,7 +243,7 @@ class Dataset:
     ) -> Batch:
         index, views = torch.from_numpy(indices.copy()), torch.from_numpy(numbers.copy())
         # Indexing a memory map copies exactly these pictures; bytes travel, floats are made on the device.
-        stored = torch.from_numpy(np.asarray(self.store.images[indices])).to(device)
+        stored = moved(torch.from_numpy(np.asarray(self.store.images[indices])), device)
         pixels = (
             centre_view(stored, self.img_size)
             if (numbers == CENTRE_VIEW).all()
@@ -251,10 +251,10 @@ class Dataset:
         )
         images = to_float(pixels, channels_last)
         if self.store.targets is not None:
-            targets = torch.from_numpy(self.store.targets[indices].astype(np.float32)).to(device)
-            return Batch(images, None, index.to(device), views.to(device), targets)
+            targets = torch.from_numpy(self.store.targets[indices].astype(np.float32))
+            return Batch(images, None, moved(index, device), moved(views, device), moved(targets, device))
         labels = torch.from_numpy(self.store.labels[indices])
-        return Batch(images, labels.to(device), index.to(device), views.to(device))
+        return Batch(images, moved(labels, device), moved(index, device), moved(views, device))
 
     def card(self) -> dict[str, Any]:
         """Tell what is known of the data, as JSON: the run folder's ``data.json``."""
@@ -309,3 +309,10 @@ def to_float(pixels: Tensor, channels_last: bool = True) -> Tensor:
     """
     layout = torch.channels_last if channels_last else torch.contiguous_format
     return pixels.to(torch.float32, memory_format=layout).div_(255)
+
+
+def moved(values: Tensor, device: torch.device) -> Tensor:
+    """``values`` on the device; to a GPU through pinned memory, so that nobody waits for the copy."""
+    if device.type == "cuda" and values.device.type == "cpu":
+        return values.pin_memory().to(device, non_blocking=True)
+    return values.to(device)

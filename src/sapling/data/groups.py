@@ -6,6 +6,7 @@ the file names by a pattern; where nobody gave one, names that look like it are 
 
 from __future__ import annotations
 
+import posixpath
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -102,7 +103,9 @@ def propose_pattern(items: tuple[Item, ...]) -> str | None:
 
     They do where most names end in a numbered word such as ``_view120`` and share what stands before it.
     """
-    matches = [match for item in items if (match := _NUMBERED.match(PurePosixPath(item.key).stem))]
+    # Not PurePosixPath: of a million names it makes half of the time of a split.
+    stems = (posixpath.splitext(posixpath.basename(item.key))[0] for item in items)
+    matches = [match for stem in stems if (match := _NUMBERED.match(stem))]
     if len(matches) < 0.5 * len(items):
         return None
     groups = {match.group(1) for match in matches}

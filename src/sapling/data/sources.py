@@ -12,6 +12,7 @@ from sapling.data.folders import CsvSource, FolderSource, open_csv, open_folder
 from sapling.data.layout import Item
 from sapling.data.listing import Columns, refuse_columns
 from sapling.data.named import named_sets, open_named
+from sapling.data.viewspec import VIEW_PRESETS
 from sapling.errors import DataError, nearest
 
 __all__ = [
@@ -26,9 +27,6 @@ __all__ = [
     "decode_image",
     "open_source",
 ]
-
-VIEW_PRESETS = ("none", "shift", "light", "aerial", "photo", "strong", "aerial_strong")
-"""Names of the presets in :mod:`sapling.data.viewspec`, here because checking a name must not import torch."""
 
 
 def open_source(spec: str | Path, *, columns: Columns | None = None) -> Source:

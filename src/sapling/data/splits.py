@@ -128,6 +128,9 @@ def _cut(source: Source, pool: list[int], wanted: dict[str, float], seed: int) -
     units = units_of(source, pool)
     by_class: dict[int, list[str]] = defaultdict(list)
     for name, members in units.items():
+        if len(members) == 1:
+            by_class[source.items[members[0]].label].append(name)
+            continue
         labels = Counter(source.items[i].label for i in members)
         # A group of several classes counts to the one that it has most of.
         by_class[min(labels, key=lambda label: (-labels[label], label))].append(name)

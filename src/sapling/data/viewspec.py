@@ -11,8 +11,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from sapling.data.sources import VIEW_PRESETS
 from sapling.errors import ConfigError, nearest
+
+VIEW_PRESETS = ("none", "shift", "light", "aerial", "photo", "strong", "aerial_strong")
+"""Names of the presets; this module imports neither torch nor numpy, because checking a name must cost nothing."""
 
 OPERATIONS = (
     "identity",

@@ -16,6 +16,7 @@ from sapling.engine.checkpoint import load_checkpoint, save_checkpoint
 from sapling.engine.objective import check_finite, weighted_sum
 from sapling.engine.optim import OptimSettings, learning_rate, make_optimizer
 from sapling.engine.plan import Stretch
+from sapling.engine.prefetch import ahead
 from sapling.engine.trainer import GPU_CHECK_STEPS, Meter, PassSettings, TrainData, Watcher, charge, floats
 from sapling.errors import TrainingError
 from sapling.methods.base import Method
@@ -107,25 +108,26 @@ def fit_phase(
             device=settings.device,
             channels_last=settings.channels_last,
         )
-        for number, batch in enumerate(batches):
-            count = epoch * num_batches + number
-            torch.manual_seed((settings.seed << 32) + count)
-            for group in member.optimizer.param_groups:
-                group["lr"] = learning_rate(optim, count)
-            step = stretch.step(epoch, number / num_batches, tuple(weights))
-            terms = method(None, teacher.outputs(batch), batch, step)
-            loss = weighted_sum(terms, weights)
-            member.optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            if optim.clip_norm is not None:
-                torch.nn.utils.clip_grad_norm_([p for m in parts for p in m.parameters()], optim.clip_norm)
-            member.optimizer.step()
-            found = {**{k: v.detach() for k, v in terms.items()}, "loss": loss.detach()}
-            if settings.device == "cpu" or number % GPU_CHECK_STEPS == 0 or number + 1 == num_batches:
-                check_finite(floats(found), member=method.name, step=step, batch=number)
-            meter.add(found)
-            if watcher:
-                watcher.advance(1, f"{phase.name}, epoch {epoch + 1}/{settings.epochs}")
+        with ahead(batches, in_thread=settings.device != "cpu") as ready:
+            for number, batch in enumerate(ready):
+                count = epoch * num_batches + number
+                torch.manual_seed((settings.seed << 32) + count)
+                for group in member.optimizer.param_groups:
+                    group["lr"] = learning_rate(optim, count)
+                step = stretch.step(epoch, number / num_batches, tuple(weights))
+                terms = method(None, teacher.outputs(batch), batch, step)
+                loss = weighted_sum(terms, weights)
+                member.optimizer.zero_grad(set_to_none=True)
+                loss.backward()  # type: ignore[no-untyped-call]
+                if optim.clip_norm is not None:
+                    torch.nn.utils.clip_grad_norm_([p for m in parts for p in m.parameters()], optim.clip_norm)
+                member.optimizer.step()
+                found = {**{k: v.detach() for k, v in terms.items()}, "loss": loss.detach()}
+                if settings.device == "cpu" or number % GPU_CHECK_STEPS == 0 or number + 1 == num_batches:
+                    check_finite(floats(found), member=method.name, step=step, batch=number)
+                meter.add(found)
+                if watcher:
+                    watcher.advance(1, f"{phase.name}, epoch {epoch + 1}/{settings.epochs}")
         _check_state(method, phase, epoch)
         taken = {"seconds": 0.0}
         charge(taken, "seconds", started)

@@ -24,6 +24,7 @@ from sapling.engine.gradients import TOTAL, is_due, stride, term_norms, total_no
 from sapling.engine.objective import check_finite, weighted_sum
 from sapling.engine.optim import OptimSettings, learning_rate, make_optimizer
 from sapling.engine.plan import Stretch, stretches
+from sapling.engine.prefetch import ahead
 from sapling.errors import RunError, TrainingError
 from sapling.methods.base import Method
 from sapling.models.tapped import TappedModel
@@ -230,21 +231,22 @@ def _train_epoch(
         channels_last=settings.channels_last,
     )
     mark = time.perf_counter()
-    for number, batch in enumerate(batches):
-        mark = charge(clock, "data", mark)
-        target = teacher.outputs(batch) if teacher is not None and needs_teacher else None
-        mark = charge(clock, "teacher", mark)
-        for member in members:
-            step = member.stretch.step(epoch, number / num_batches, member.terms)
-            place = epoch * num_batches + number
-            pull = pulls[member.name] if is_due(place, every) else None
-            terms = _train_step(member, batch, target, step, place, settings, pull)
-            if settings.device == "cpu" or number % GPU_CHECK_STEPS == 0 or number + 1 == num_batches:
-                check_finite(floats(terms), member=member.name, step=step, batch=number)
-            meters[member.name].add(terms)
-            mark = charge(clock, member.name, mark)
-        if watcher:
-            watcher.advance(1, f"{phases}epoch {epoch + 1}/{settings.epochs}")
+    with ahead(batches, in_thread=settings.device != "cpu") as ready:
+        for number, batch in enumerate(ready):
+            mark = charge(clock, "data", mark)
+            target = teacher.outputs(batch) if teacher is not None and needs_teacher else None
+            mark = charge(clock, "teacher", mark)
+            for member in members:
+                step = member.stretch.step(epoch, number / num_batches, member.terms)
+                place = epoch * num_batches + number
+                pull = pulls[member.name] if is_due(place, every) else None
+                terms = _train_step(member, batch, target, step, place, settings, pull)
+                if settings.device == "cpu" or number % GPU_CHECK_STEPS == 0 or number + 1 == num_batches:
+                    check_finite(floats(terms), member=member.name, step=step, batch=number)
+                meters[member.name].add(terms)
+                mark = charge(clock, member.name, mark)
+            if watcher:
+                watcher.advance(1, f"{phases}epoch {epoch + 1}/{settings.epochs}")
     return [
         {
             "pass": settings.name,

@@ -80,6 +80,11 @@ class TappedModel(nn.Module):
         return dict(self._shapes)
 
     @property
+    def num_channels(self) -> int:
+        """C of the images that it takes, which may be more than those of the network."""
+        return self._num_given
+
+    @property
     def taps(self) -> tuple[str, ...]:
         """Names of the features that are recorded."""
         return tuple(self._recorders)

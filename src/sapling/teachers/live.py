@@ -5,16 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sapling.errors import ModelError
 from sapling.models.tapped import TappedModel
 from sapling.teachers.ensemble import Ensemble, Symmetrised
+from sapling.teachers.folding import folded
 from sapling.types import Batch, Outputs
 
 
 class LiveTeacher:
     """A frozen network, or several that answer as one, in eval mode.
+
+    In float32 on the CPU it answers with its batch norms folded into the convolutions (see
+    :mod:`sapling.teachers.folding`). ``model`` keeps its layers.
 
     Args:
         model: the teacher; its parameters lose their gradient here, and its batch norm stands still.
@@ -41,6 +45,8 @@ class LiveTeacher:
         if channels_last:
             self.model.to(memory_format=torch.channels_last)
         self._kind, self._bf16 = device.partition(":")[0], bf16
+        if self._kind == "cpu" and not bf16:  # in bf16 it gains 1 %, on GPUs nobody has measured
+            self.model = folded(self.model, _some_images(self.model))
 
     @property
     def shapes(self) -> Mapping[str, tuple[int, ...]]:
@@ -66,3 +72,10 @@ class LiveTeacher:
                 return self.model.out_of_fold(batch.images, self._folds[batch.indices])
             outputs: Outputs = self.model(batch.images)
             return outputs
+
+
+def _some_images(model: nn.Module) -> Tensor:
+    """Two random images as the network reads them, always the same; nobody else's random numbers are drawn."""
+    tapped = next(m for m in model.modules() if isinstance(m, TappedModel))
+    side = tapped.preprocess.img_size
+    return torch.rand((2, tapped.num_channels, side, side), generator=torch.Generator().manual_seed(0))

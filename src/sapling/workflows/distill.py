@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from sapling import methods
 from sapling.config import RunConfig, build
 from sapling.data.layout import many
 from sapling.data.loader import Dataset
+from sapling.engine.trainer import Member
 from sapling.errors import UsageError
 from sapling.evaluation.fidelity import fidelity
 from sapling.models.create import count_macs, count_parameters, resolve_name
@@ -28,6 +30,7 @@ from sapling.workflows.dataset import data_warnings, open_checked, write_data_ca
 from sapling.workflows.diagnosis import diagnosis, log_line, look
 from sapling.workflows.gallery import write_gallery
 from sapling.workflows.gate import refuse_replaced, remarks_without_teacher, warnings_about
+from sapling.workflows.members import Planned, train_in_parts
 from sapling.workflows.networks import log_notes
 from sapling.workflows.passes import (
     Machine,
@@ -178,8 +181,9 @@ def _seed_pass(
         (control_name, CONTROL, "none", {}),
         (method_name, config.method.arm, config.method.name, config.method.options),
     ]
-    members = [
-        make_member(
+
+    def make(name: str, arm: str, method: str, options: dict[str, Any]) -> Member:
+        return make_member(
             data,
             name=name,
             arm=arm,
@@ -194,32 +198,35 @@ def _seed_pass(
             imbalance=(config.train.imbalance, config.train.imbalance_power),
             freeze_backbone=config.student.freeze_backbone,
         )
-        for name, arm, method, options in arms
-    ]
-    for member in members:
-        prepare_phases(
+
+    def train(name: str, members: list[Member]) -> None:
+        for member in members:
+            prepare_phases(
+                run,
+                member.method,
+                data,
+                machine,
+                optim,
+                teacher=heard,
+                teacher_identity=teacher.identity,
+                screen=screen,
+            )
+        run.log(f"seed {seed}: training {' and '.join(m.name for m in members)}, {many(epochs, 'epoch')}")
+        train_members(
             run,
-            member.method,
+            members,
             data,
             machine,
-            optim,
+            name=name,
+            epochs=epochs,
+            architecture=architecture,
             teacher=heard,
-            teacher_identity=teacher.identity,
             screen=screen,
         )
-    run.log(f"seed {seed}: training {' and '.join(m.name for m in members)}, {many(epochs, 'epoch')}")
-    train_members(
-        run,
-        members,
-        data,
-        machine,
-        name=f"seed{seed}",
-        epochs=epochs,
-        architecture=architecture,
-        teacher=heard,
-        screen=screen,
-    )
-    shown = [f"{m.name} {scores.shown((member_record(run, m.name) or {})['val'])}" for m in members]
+
+    planned = [Planned(arm[0], partial(make, *arm)) for arm in arms]
+    train_in_parts(run, planned, data, machine, name=f"seed{seed}", train=train)
+    shown = [f"{m.name} {scores.shown((member_record(run, m.name) or {})['val'])}" for m in planned]
     run.log(f"seed {seed}: {', '.join(shown)} on validation")
 
 

@@ -144,12 +144,10 @@ def cost(results: Mapping[str, Any], run: Run) -> dict[str, float]:
     """Seconds of training, the teacher's part apart."""
     config = run.config.teacher
     students = sum(float(m["seconds"]) for m in results["members"])
-    shared = [
-        (member_record(run, m["name"]) or {}).get("pass_seconds", {})
-        for m in results["members"]
-        if m["arm"] == "control"
-    ]
     heard = results["teacher"].get("heard", {})
+    # once for each pass, whose members share them
+    records = [(member_record(run, m["name"]) or {}, m["seed"]) for m in results["members"]]
+    shared = list({r.get("pass", f"seed{seed}"): r.get("pass_seconds", {}) for r, seed in records}.values())
     forward = sum(float(s.get("teacher", 0)) for s in shared) + float(heard.get("seconds", 0))
     names = teacher_names(config.num_teachers)
     shared += [(member_record(run, name) or {}).get("pass_seconds", {}) for name in names]

@@ -42,6 +42,7 @@ FLAGS = {
     "train.device": "--device",
     "train.precision": "--amp",
     "train.threads": "--threads",
+    "train.members_per_pass": "--members-per-pass",
     "output.folder": "--output",
 }
 SWITCHES = {"data.allow_leaks": "--allow-leaks", "teacher.accept_weak": "--accept-weak-teacher"}

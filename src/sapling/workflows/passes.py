@@ -322,6 +322,7 @@ def train_members(
             "seed": member.seed,
             "epochs": epochs,
             "seconds": round(member.seconds, 3),
+            "pass": name,
             "pass_seconds": shared,
             "weights": member.weights,
             "val": latest[member.name],

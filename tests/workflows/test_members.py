@@ -1,0 +1,158 @@
+"""Bounded memory: which members share a pass, and that nobody can tell from the result."""
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+import sapling
+from sapling.engine import trainer
+from sapling.engine.optim import OptimSettings
+from sapling.workflows import members
+from sapling.workflows.members import Footprint, footprint, free_memory, most_members
+from tests.conftest import SMALL_RUN
+from tests.digests import digest
+
+WEIGHTS = ("members/control-s0", "members/kd-s0", "student")
+
+
+def run(photos, output, **train):
+    small = {**SMALL_RUN, "deploy": {"onnx": False}, "teacher": {"model": "cnn4", "epochs": 1, "accept_weak": True}}
+    small["train"] = {**SMALL_RUN["train"], "num_seeds": 1, "threads": 1, "epochs": 2, **train}
+    return sapling.distill(data={"source": str(photos), "img_size": 16}, output=str(output), **small)
+
+
+def digests(folder):
+    return [digest(folder / name / "model.safetensors") for name in WEIGHTS]
+
+
+def passes(folder):
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [(row["pass"], row["member"], row["epoch"]) for row in rows if row["member"] != "teacher"]
+
+
+@pytest.fixture(scope="module")
+def whole(photos, tmp_path_factory):
+    return run(photos, tmp_path_factory.mktemp("whole") / "r")
+
+
+def test_both_share_a_pass_where_memory_allows(whole):
+    record = json.loads((whole.folder / "passes.json").read_text())
+    assert record["members_per_pass"] == 2
+    assert 0 < record["held_bytes"] < 50e6
+    assert {name for name, _, _ in passes(whole.folder)} == {"seed0"}
+
+
+def test_one_at_a_time_gives_the_same_bits(photos, whole, tmp_path):
+    cut = run(photos, tmp_path / "r", members_per_pass=1)
+    assert digests(cut.folder) == digests(whole.folder)
+    wanted = [("seed0", "control-s0", e) for e in (0, 1)] + [("seed0-part2", "kd-s0", e) for e in (0, 1)]
+    assert passes(cut.folder) == wanted
+    assert cut.results["comparison"] == whole.results["comparison"]
+    log = (cut.folder / "log.txt").read_text()
+    assert "training control-s0, 2 epochs" in log
+    assert "training kd-s0, 2 epochs" in log
+    # the teacher answers in the second part only, the data are paid twice
+    assert cut.results["cost"]["teacher_forward_seconds"] > 0
+
+
+def test_a_resumed_run_is_cut_as_before(photos, whole, tmp_path, monkeypatch, capsys):
+    step, count = trainer._train_step, [0]
+
+    def dies(*args):
+        count[0] += 1
+        # 63 images, batch 16: the teacher's epoch has 3 steps, each part 2 x 3
+        if count[0] == 3 + 6 + 5:
+            raise KeyboardInterrupt
+        return step(*args)
+
+    monkeypatch.setattr(members, "free_memory", lambda device: 1000)
+    monkeypatch.setattr(trainer, "_train_step", dies)
+    with pytest.raises(KeyboardInterrupt):
+        run(photos, tmp_path / "r")
+    assert "members: 1 of 2 at a time" in (tmp_path / "r" / "log.txt").read_text()
+    checkpoints = [p.name for p in (tmp_path / "r" / "checkpoints").iterdir()]
+    assert checkpoints == ["seed0-part2.safetensors"]
+    monkeypatch.setattr(trainer, "_train_step", step)
+    monkeypatch.setattr(members, "free_memory", lambda device: 10**15)
+    again = run(photos, tmp_path / "r")
+    assert digests(again.folder) == digests(whole.folder)
+    assert {name for name, _, _ in passes(again.folder)} == {"seed0", "seed0-part2"}
+    assert len(passes(again.folder)) == 4
+
+
+def test_a_run_that_began_without_a_record_goes_on_as_it_was(photos, whole, tmp_path, monkeypatch):
+    done = run(photos, tmp_path / "r")
+    for name in ("results.json", "passes.json"):
+        (done.folder / name).unlink()
+    (done.folder / "members" / "kd-s0" / "member.json").unlink()
+    monkeypatch.setattr(members, "free_memory", lambda device: 1)
+    again = run(photos, tmp_path / "r")
+    assert digests(again.folder) == digests(whole.folder)
+    assert json.loads((again.folder / "passes.json").read_text())["members_per_pass"] == 2
+
+
+def test_another_number_lets_a_run_go_on_that_died_of_memory(photos, whole, tmp_path, monkeypatch):
+    step, count = trainer._train_step, [0]
+
+    def dies(*args):
+        count[0] += 1
+        if count[0] > 3 + after:
+            raise MemoryError
+        return step(*args)
+
+    for after, expected in ((2, {"seed0", "seed0-part2"}), (8, {"seed0"})):  # before and after the first checkpoint
+        count[0], folder = 0, tmp_path / str(after)
+        monkeypatch.setattr(trainer, "_train_step", dies)
+        with pytest.raises(MemoryError):
+            run(photos, folder)
+        assert json.loads((folder / "passes.json").read_text())["members_per_pass"] == 2
+        monkeypatch.setattr(trainer, "_train_step", step)
+        again = run(photos, folder, members_per_pass=1)
+        assert digests(again.folder) == digests(whole.folder)
+        assert {name for name, _, _ in passes(again.folder)} == expected
+
+
+@pytest.mark.parametrize(
+    ("free", "expected"),
+    # a step needs 50; 80 % of the free memory count
+    [(None, 3), (0, 1), (100, 1), (199, 1), (313, 2), (437, 2), (438, 3), (10**9, 3)],
+)
+def test_as_many_as_fit(free, expected):
+    needs = [Footprint(100, 50), Footprint(90, 20), Footprint(10, 50)]
+    assert most_members(needs, free) == expected
+
+
+def test_free_memory_is_what_the_system_says(tmp_path):
+    file = tmp_path / "meminfo"
+    file.write_text("MemTotal:  100 kB\nMemFree:  5 kB\nMemAvailable:   17 kB\n")
+    assert free_memory("cpu", file) == 17 * 1024
+    file.write_text("MemTotal:  100 kB\n")
+    assert free_memory("cpu", file) is None
+    assert free_memory("cpu", tmp_path / "none") is None
+
+
+@pytest.mark.parametrize(("optimizer", "ema", "copies"), [("sgd", None, 3), ("adamw", None, 4), ("adamw", 0.9, 5)])
+def test_footprint_by_hand(optimizer, ema, copies):
+    class Student(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.fc = nn.Conv2d(3, 5, 3, padding=1, bias=False), nn.Linear(5, 2, bias=False)
+
+        def forward(self, images):
+            return self.fc(self.conv(images).mean((2, 3)))
+
+    class Given:
+        student, method = Student(), nn.Module()
+        optim, ema_decay = OptimSettings(optimizer, 0.1, 0.0, "constant", 0, 1), ema
+
+    Given.student.train()
+    need = footprint(Given, num_channels=3, img_size=4, batch_size=8)
+    weights = 3 * 5 * 9 + 5 * 2
+    # weights, gradients, one or two states of the optimiser, the average
+    assert need.held == 4 * copies * weights
+    assert need.working == 4 * 2 * 8 * (5 * 4 * 4 + 2)
+    assert Given.student.training
+    assert not Given.student.conv._forward_hooks
+    assert torch.is_grad_enabled()
