@@ -35,15 +35,16 @@ ALLOWED: dict[str, set[str]] = {
     "blocks": BASE,
     "grids": BASE,
     "fusion": BASE | {"grids"},
-    "methods": BASE | {"losses", "blocks", "grids", "fusion"},
-    "models": BASE,
+    "reused": BASE,  # a network that a method makes, and that models must be able to build again
+    "methods": BASE | {"losses", "blocks", "grids", "fusion", "reused"},
+    "models": BASE | {"reused"},
     "data": BASE,
     "teachers": BASE | {"models", "data"},
     "engine": BASE | {"methods", "models", "data", "teachers"},
     "evaluation": BASE | {"models", "data"},
     "deploy": BASE | {"models", "data", "evaluation"},
 }
-ALLOWED["workflows"] = set(ALLOWED) - {"losses", "blocks", "grids", "fusion"}
+ALLOWED["workflows"] = set(ALLOWED) - {"losses", "blocks", "grids", "fusion", "reused"}
 ALLOWED["studies"] = ALLOWED["workflows"] | {"workflows"}
 ALLOWED["tables"] = ALLOWED["studies"] | {"studies"}
 ALLOWED["listings"] = ALLOWED["tables"] | {"tables"}

@@ -138,6 +138,19 @@ def norm(name, width=256):
     return term(method, "kd", {"last_map": ZS[:, :, None, None].expand(-1, -1, 4, 4)}, {"stage4": FT2})
 
 
+def simkd(name, student, teacher):
+    """The method with given convolutions and a given classifier."""
+    own, wide = student.shape[1], teacher.shape[1]
+    card = {"classifier.weight": draw(98, (10, wide), 0.2), "classifier.bias": draw(99, (10,))}
+    shapes = ({"last_map": tuple(side.shape[1:])} for side in (student, teacher))
+    method = methods.build("simkd", PairInfo(10, 8, *shapes, teacher_card=card), weights={"ce": 1, "feature": 1})
+    for seed, layer, shape in ((95, 0, (wide // 2, own, 1, 1)), (96, 3, (wide // 2, wide // 2, 3, 3))):
+        method.projector[layer].weight.data = draw(seed, shape, 0.2)
+    method.projector[6].weight.data = draw(97, (wide, wide // 2, 1, 1), 0.2)
+    batch = Batch(torch.zeros(8, 3, 2, 2), Y, torch.arange(8), torch.zeros(8, dtype=torch.int64))
+    return method(Outputs(ZS, {"last_map": student}), Outputs(ZT, {"last_map": teacher}), batch, Step())[name].detach()
+
+
 def term(method, name, student, teacher):
     batch = Batch(torch.zeros(8, 3, 2, 2), Y, torch.arange(8), torch.zeros(8, dtype=torch.int64))
     step = Step(progress=0.5, terms=(name,))
@@ -193,6 +206,9 @@ ROWS = {
     "MGD identity generator, mask seed 90, alpha 7e-5 (FS2,FT2)": mgd,
     "NORM N=4 feature": lambda: norm("norm"),
     "NORM LN-logit KD T=4": lambda: norm("kd", width=10),
+    "SimKD feature, student on the smaller grid (factor 2)": lambda: simkd("feature", FS2.relu(), LARGER["stage4"]),
+    "SimKD feature, student on the larger grid (factor 2)": lambda: simkd("feature", OURS["stage3"], THEIRS["stage4"]),
+    "SimKD cross-entropy behind the teacher's classifier": lambda: simkd("ce", FS2.relu(), LARGER["stage4"]),
     "MLKD cc_loss T=4": lambda: class_similarity(ZS, ZT, 4.0),
     "MLKD bc_loss T=4": lambda: image_similarity(ZS, ZT, 4.0),
     "OFD feat_loss mdistiller margin=-0.5": lambda: partial_distance(FS2, FT2, torch.full((64,), -0.5)),
