@@ -47,13 +47,13 @@ ALLOWED: dict[str, set[str]] = {
 ALLOWED["workflows"] = set(ALLOWED) - {"losses", "blocks", "grids", "fusion", "reused"}
 ALLOWED["studies"] = ALLOWED["workflows"] | {"workflows"}
 ALLOWED["tables"] = ALLOWED["studies"] | {"studies"}
-ALLOWED["listings"] = ALLOWED["tables"] | {"tables"}
+ALLOWED["listings"] = ALLOWED["method_list"] = ALLOWED["tables"] | {"tables"}
 COMMANDS = {"cli_cache", "cli_compare", "cli_data", "cli_train"}
 for name in COMMANDS:
-    ALLOWED[name] = ALLOWED["listings"] | {"listings"}
+    ALLOWED[name] = ALLOWED["listings"] | {"listings", "method_list"}
 ALLOWED["cli"] = ALLOWED["cli_data"] | COMMANDS
 ALLOWED["__main__"] = {"cli"}
-ALLOWED["__init__"] = set(ALLOWED) - {"cli", *COMMANDS, "listings", "tables", "__main__"}
+ALLOWED["__init__"] = set(ALLOWED) - {"cli", *COMMANDS, "listings", "method_list", "tables", "__main__"}
 
 MAX_LINES = 400
 VAGUE_NAMES = {"utils.py", "util.py", "helpers.py", "helper.py", "common.py", "misc.py"}

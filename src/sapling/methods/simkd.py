@@ -15,6 +15,8 @@ Departures: the last ReLU of P is left away once the teacher has shown a value b
     never reach (theirs always end in one). With ce, the labels train what is shipped; theirs read the student's own
     classifier. Sides that are larger are pooled one by one, and F_s before P, so P works on the smaller grid. With
     alpha = 1 there is no projector: it is the control. The network that is shipped is larger than the student.
+Reference: CIFAR-100, top-1 in %: ResNet-32x4 -> 8x4 78.08 (alone 72.50, plain kd 73.33); NORM's README. ImageNet:
+    ResNet-34 -> 18 71.66; NORM's README.
 """
 
 from __future__ import annotations
