@@ -35,24 +35,25 @@ ALLOWED: dict[str, set[str]] = {
     "blocks": BASE,
     "grids": BASE,
     "fusion": BASE | {"grids"},
-    "methods": BASE | {"losses", "blocks", "grids", "fusion"},
-    "models": BASE,
+    "reused": BASE,  # a network that a method makes, and that models must be able to build again
+    "methods": BASE | {"losses", "blocks", "grids", "fusion", "reused"},
+    "models": BASE | {"reused"},
     "data": BASE,
     "teachers": BASE | {"models", "data"},
     "engine": BASE | {"methods", "models", "data", "teachers"},
     "evaluation": BASE | {"models", "data"},
     "deploy": BASE | {"models", "data", "evaluation"},
 }
-ALLOWED["workflows"] = set(ALLOWED) - {"losses", "blocks", "grids", "fusion"}
+ALLOWED["workflows"] = set(ALLOWED) - {"losses", "blocks", "grids", "fusion", "reused"}
 ALLOWED["studies"] = ALLOWED["workflows"] | {"workflows"}
 ALLOWED["tables"] = ALLOWED["studies"] | {"studies"}
-ALLOWED["listings"] = ALLOWED["tables"] | {"tables"}
+ALLOWED["listings"] = ALLOWED["method_list"] = ALLOWED["tables"] | {"tables"}
 COMMANDS = {"cli_cache", "cli_compare", "cli_data", "cli_train"}
 for name in COMMANDS:
-    ALLOWED[name] = ALLOWED["listings"] | {"listings"}
+    ALLOWED[name] = ALLOWED["listings"] | {"listings", "method_list"}
 ALLOWED["cli"] = ALLOWED["cli_data"] | COMMANDS
 ALLOWED["__main__"] = {"cli"}
-ALLOWED["__init__"] = set(ALLOWED) - {"cli", *COMMANDS, "listings", "tables", "__main__"}
+ALLOWED["__init__"] = set(ALLOWED) - {"cli", *COMMANDS, "listings", "method_list", "tables", "__main__"}
 
 MAX_LINES = 400
 VAGUE_NAMES = {"utils.py", "util.py", "helpers.py", "helper.py", "common.py", "misc.py"}

@@ -2,7 +2,7 @@
 
 import pytest
 
-from sapling import listings, tables
+from sapling import listings, method_list, tables
 from sapling.deploy import card
 from sapling.screen import docstring
 
@@ -53,7 +53,7 @@ def test_a_plan_says_what_costs_without_gain(capsys):
 
 @pytest.mark.parametrize("name", ["fdbd", "none", "crd"])
 def test_an_explanation_has_no_backticks(capsys, name):
-    listings.show_methods(name, as_json=False)
+    method_list.show_methods(name, as_json=False)
     assert "`" not in capsys.readouterr().out
 
 

@@ -139,7 +139,7 @@ def methods_(
     name: Annotated[str | None, typer.Argument(help="Show one method whole.")] = None, as_json: AsJson = False
 ) -> None:
     """List the distillation methods, or explain one."""
-    from sapling.listings import show_methods
+    from sapling.method_list import show_methods
 
     show_methods(name, as_json=as_json)
 

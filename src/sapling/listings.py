@@ -1,4 +1,4 @@
-"""Lists of what there is: methods, named public sets, networks. No torch unless sizes are asked for."""
+"""Lists of what there is: named public sets, networks. No torch unless sizes are asked for."""
 
 from __future__ import annotations
 
@@ -6,44 +6,10 @@ import json
 import sys
 
 from sapling.errors import UsageError, nearest
-from sapling.screen import Screen, docstring
+from sapling.screen import Screen
 from sapling.tables import new_table, open_console
 
 FEW_MODELS, MOST_MODELS = 20, 100
-
-
-def show_methods(name: str | None, *, as_json: bool) -> None:
-    """List all methods, or explain one."""
-    from rich.text import Text
-
-    from sapling.methods.registry import catalogue, entry
-
-    entries = catalogue()
-    if name is not None and "+" in name:
-        entries[name] = entry(name)
-    if name is not None and name not in entries:
-        raise UsageError(f"no method is named {name!r}", allowed=", ".join(entries), remedy=nearest(name, entries))
-    if as_json:
-        print(json.dumps(entries[name] if name else list(entries.values()), ensure_ascii=False))
-        return
-    console = open_console()
-    if name is None:
-        table = new_table(("method", "left"), ("family", "left"), ("year", "left"), ("what it is", "left"))
-        for e in entries.values():
-            table.add_row(*(Text(str(v)) for v in (e["name"], e["family"], e.get("year") or "", e["title"])))
-        console.print(table)
-        console.print(Text("sapling methods NAME explains one: formula, paper, settings."))
-        return
-    e = entries[name]
-    console.print(Text(f"{e['name']}: {e['title']}", style="bold"))
-    for label in ("summary", "formula", "paper", "defaults", "departures"):
-        if e.get(label):
-            console.print(Text.assemble((f"{label}  ", "dim"), docstring(str(e[label]))))
-    table = new_table(("setting", "left"), ("default", "left"), ("meaning", "left"))
-    for field, schema in e["fields"].items():
-        default = e["default_weights"] or None if field == "weights" else schema.get("default")
-        table.add_row(Text(str(field)), Text(str(default)), docstring(str(schema.get("description", ""))))
-    console.print(table)
 
 
 def show_datasets(*, as_json: bool) -> None:

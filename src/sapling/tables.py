@@ -168,6 +168,11 @@ def print_plan(plan: Mapping[str, Any]) -> None:
                 table.add_row("", Text(card["heard"]["sentence"]))
             if (passes := card.get("forward_passes", 1)) > 1:
                 table.add_row("", f"{passes} forward passes per image and step of the students")
+    if "shipped" in plan:
+        card = plan["shipped"]
+        table.add_row(
+            "shipped", Text(f"{card['model']}: {card['parameters']:,} parameters, {card['macs'] / 1e6:,.1f} M MACs")
+        )
     if "method" in plan:
         options = ", ".join(f"{k} {v}" for k, v in _flat(plan["method"]).items() if k != "name")
         table.add_row("method", Text(f"{plan['method']['name']} {options}".strip()))

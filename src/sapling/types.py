@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from torch import Tensor
 
@@ -74,6 +74,8 @@ class PairInfo:
         multi_label: whether an image may have several labels: the label term is then ``bce``, each logit answers for
             itself, and batches have targets and no labels.
         train_indices: ``[N]`` int64, what ``Batch.indices`` calls the images of ``train_labels``; None: 0 to N - 1.
+        student_places: tap name to where it lies in the student (``TappedModel.places``), for a method that ships
+            another network than the student.
     """
 
     num_classes: int
@@ -86,6 +88,7 @@ class PairInfo:
     teacher_without_activation: tuple[str, ...] = ()
     multi_label: bool = False
     train_indices: Tensor | None = None
+    student_places: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

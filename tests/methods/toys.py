@@ -167,6 +167,7 @@ def pair_info() -> PairInfo:
             "classifier.weight": torch.randn(K, 16, generator=g),
             "classifier.bias": torch.randn(K, generator=g),
         },
+        student_places={"last_map": {"path": "0"}},
     )
 
 

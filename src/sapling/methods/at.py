@@ -14,6 +14,8 @@ Defaults: p = 2, at 1000, the last three stages: mdistiller on CIFAR-100. A mean
 Departures: the larger map is pooled to the size of the smaller, as in mdistiller. Tokens of a vision transformer become
     the map of their grid without class token and registers. A stage whose map has a single pixel is refused: its
     attention is 1 whatever the network does.
+Reference: CIFAR-100, top-1 in %: ResNet-56 -> 20 70.55, ResNet-32x4 -> 8x4 73.44 (alone 69.06 and 72.50, plain kd
+    70.66 and 73.33); RepDistiller's README.
 """
 
 from __future__ import annotations

@@ -165,6 +165,7 @@ def describe_combination(parts: Mapping[str, Mapping[str, Any]]) -> dict[str, An
         fields |= {f"{part}.{key}": schema for key, schema in described["fields"].items()}
         fields[f"{part}.{WEIGHT}"] = WEIGHT_SCHEMA
     sides = ("student", "teacher")
+    counts = [described["own_parameters"] for described in parts.values()]
     return {
         "name": SIGN.join(parts),
         "family": "combination",
@@ -177,11 +178,15 @@ def describe_combination(parts: Mapping[str, Mapping[str, Any]]) -> dict[str, An
         "defaults": "Terms keep the weights that they have in their method, times the part's weight; the label term "
         "has the smallest weight that a part gives it. --dry-run shows them.",
         "departures": "",
+        "reference": "",
         "terms": joined_terms(_terms(parts)),
         "default_weights": {},
         "taps": {side: list(dict.fromkeys(t for d in parts.values() for t in d["taps"][side])) for side in sides},
         "requires": joined_requires(described["requires"] for described in parts.values()),
         "fields": fields,
+        "own_parameters": None if None in counts else sum(counts),
+        "ships_own_parts": False,
+        "step_cost": None,
         "parts": dict(parts),
     }
 

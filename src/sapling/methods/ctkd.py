@@ -13,6 +13,8 @@ Defaults: ce 0.1, kd 0.9, the factor reaches -1 after 1/24 of training (10 of 24
 Departures: the factor is a share of the run and changes with every batch; the authors count epochs. One temperature for
     all images, as in the authors' code; that for each image has none. No weight decay on a, as on all single numbers
     here; the authors' optimiser has it.
+Reference: CIFAR-100, top-1 in %: ResNet-56 -> 20 71.19, ResNet-32x4 -> 8x4 73.39 (alone 69.06 and 72.50, plain kd
+    70.66 and 73.33); LSKD's README.
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
 That docstring opens with a title line and a summary, followed by headings in the first column, each with
 its text behind the colon and on indented lines below: Family, Paper, Year, Formula, Defaults (where they
-come from) and Departures (from the paper, and why). Imports no torch; it is handed classes that did.
+come from) and Departures (from the paper, and why); Reference (published figures, with their source) may follow.
+Imports no torch; it is handed classes that did.
 """
 
 from __future__ import annotations
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from sapling.methods.base import Method
 
 HEADINGS = ("Family", "Paper", "Year", "Formula", "Defaults", "Departures")
+OPTIONAL = ("Reference",)
+MEASURED = ("own_parameters", "step_cost")
+"""What ``benchmarks/step_cost.py`` measures of a method, and the class cannot say."""
 
 
 def describe(method: type[Method]) -> dict[str, Any]:
@@ -54,11 +58,14 @@ def describe(method: type[Method]) -> dict[str, Any]:
         "formula": text["formula"],
         "defaults": text["defaults"],
         "departures": text["departures"],
+        "reference": text.get("reference", ""),
         "terms": list(method.terms),
         "default_weights": default_weights(method.terms, method.default_alpha, method.scales),
         "taps": {"student": list(taps.student), "teacher": list(taps.teacher)},
         "requires": asdict(method.requires),
         "fields": {k: {n: v for n, v in f.items() if n != "title"} for k, f in schema["properties"].items()},
+        "ships_own_parts": method.ships_own_parts(),
+        **dict.fromkeys(MEASURED),
     }
 
 
@@ -68,7 +75,7 @@ def parse_docstring(doc: str) -> dict[str, str]:
     head, *lines = inspect.cleandoc(doc).split("\n")
     section = found.setdefault("summary", [])
     for line in lines:
-        match = re.match(rf"({'|'.join(HEADINGS)}):(.*)", line)
+        match = re.match(rf"({'|'.join((*HEADINGS, *OPTIONAL))}):(.*)", line)
         if match:
             section = found.setdefault(match[1].lower(), [])
             line = match[2]

@@ -16,6 +16,9 @@ Departures: the authors' code multiplies diffkd, diff and ae by one weight; here
     compares maps of one size only; here the larger is averaged down to the smaller, and patches of a ViT are a map
     without the class token. Its gamma multiplies the feature (not the noise) and blends without square roots: so does
     ours. As in its code the denoiser is trained by diffkd, too; joint: false freezes it, as fdbd does.
+Reference: ImageNet, top-1 in %: ResNet-34 -> 18 72.20 (alone 69.76); its README. CIFAR-100: ResNet-56 -> 20 71.92,
+    ResNet-32x4 -> 8x4 76.72 (alone 69.06 and 72.50, plain kd 70.66 and 73.33); the paper, recalled and not read
+    again.
 """
 
 from __future__ import annotations

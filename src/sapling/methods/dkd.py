@@ -15,6 +15,9 @@ Departures: a and b are the weights of two terms, not options, so each is logged
     warm-up is a share of the run and rises with every batch; the authors count epochs (min(epoch / 20, 1)),
     which a short run would never finish. log(1 - p_y) is a log-sum-exp; the authors' log of a sum is -inf
     for a certain teacher.
+Reference: CIFAR-100, top-1 in %: ResNet-56 -> 20 71.97, ResNet-32x4 -> 8x4 76.32 (alone 69.06 and 72.50, plain kd
+    70.66 and 73.33); mdistiller's README. Re-runs in mdistiller's issue 40: 75.8 to 76.2 for the second. ImageNet:
+    ResNet-34 -> 18 71.70; mdistiller's README.
 """
 
 from __future__ import annotations

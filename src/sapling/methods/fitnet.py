@@ -16,6 +16,8 @@ Departures: one stage of training, as in those repositories; the paper trains up
     where it is half; the repositories bridge any other difference d by a filter of 1 + d pixels, which at 56 against 7
     would hold more weights than the student. Here the larger map is pooled to the smaller, and r is 1x1. Tokens become
     the map of their grid, a vector a map of one pixel.
+Reference: CIFAR-100, top-1 in %: ResNet-56 -> 20 69.21, ResNet-32x4 -> 8x4 73.50 (alone 69.06 and 72.50, plain kd
+    70.66 and 73.33); RepDistiller's README.
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ Defaults: T = 1, no label term: the authors' on ImageNet. On their small sets th
 Departures: alpha is a setting as everywhere here, and 0. Optimiser, schedule and crops stay those of the run: one
     method must not be trained otherwise than its control, which mixes its labels. Without mixup, or in few epochs, it
     runs and says that the recipe is not followed; where patience begins (300 epochs) is ours.
+Reference: ImageNet, top-1 in %: ResNet-50 82.8; the paper's code.
 """
 
 from __future__ import annotations

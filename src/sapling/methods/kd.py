@@ -19,6 +19,9 @@ Departures: alpha multiplies the label term, as everywhere here; some repositori
     changes another. Sigmoids in place of the softmax are the common form for several labels per image; the defaults
     are those of one class per image and were not tuned for it. With standardize they are refused: the score over the
     logits of an image would take away how many labels it has.
+Reference: CIFAR-100, top-1 in %: ResNet-56 -> 20 70.66, ResNet-32x4 -> 8x4 73.33 (alone 69.06 and 72.50; teachers
+    72.34 and 79.42); RepDistiller's README. With standardize 71.43 and 76.62; LSKD's README. ImageNet: ResNet-34 ->
+    18 71.03; mdistiller's README.
 """
 
 from __future__ import annotations

@@ -17,6 +17,8 @@ Departures: class means are those of the embeddings seen so far in training, thi
     once; the authors compute them before training, over all training images. Where the widths of both embeddings
     differ, s is a batch norm and a linear layer of the student's, as theirs, without their dropout. The warm-up rises
     with every batch; the authors count epochs.
+Reference: CIFAR-100, top-1 in %: ResNet-56 -> 20 72.53, ResNet-32x4 -> 8x4 75.54 (alone 69.06 and 72.50, plain kd
+    70.66 and 73.33); ND's README.
 """
 
 from __future__ import annotations

@@ -13,6 +13,8 @@ Defaults: p = 0.15, w = 7e-5, the last map: the authors' settings of classificat
     a larger mgd.
 Departures: where sizes differ, the larger map is averaged to the smaller; theirs must be the same. The tokens of a ViT
     are put on their grid, without class token and registers. A is left away where channels agree, as theirs.
+Reference: ImageNet, top-1 in %: ResNet-34 -> 18 71.69 (plain kd 71.03), ResNet-50 -> MobileNet 72.49 (plain kd
+    70.50); MGD's README.
 """
 
 from __future__ import annotations

@@ -14,6 +14,8 @@ Departures: the margins are running means of the values below 0 of the first 100
     all networks alike; the authors work them out of the last batch norm, as if its output were normal and nothing were
     added to it. The teacher stays in eval mode; theirs runs in train mode, so that its statistics move. Stages 2 to 4,
     because networks of three maps have no stage1. Where sizes differ, the larger map is averaged to the smaller.
+Reference: CIFAR-100, top-1 in %: ResNet-56 -> 20 70.98, ResNet-32x4 -> 8x4 74.95 (alone 69.06 and 72.50, plain kd
+    70.66 and 73.33); ND's README.
 """
 
 from __future__ import annotations

@@ -11,6 +11,8 @@ Formula: L = CE(z_s, y) + 30000 mean over B^2 of p log(p / q); p of the teacher 
 Defaults: pkt 30000 on the embedding: mdistiller and RepDistiller on CIFAR-100.
 Departures: batches below 8 images are refused. The mean is over B^2 elements, as there, so at twice the batch the same
     weight counts half.
+Reference: CIFAR-100, top-1 in %: ResNet-56 -> 20 70.34, ResNet-32x4 -> 8x4 73.64 (alone 69.06 and 72.50, plain kd
+    70.66 and 73.33); RepDistiller's README.
 """
 
 from __future__ import annotations

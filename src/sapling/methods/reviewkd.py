@@ -18,6 +18,8 @@ Departures: stages 2 to 4, because networks of three maps have no stage1; with s
     ImageNet. Where sizes differ, a map grows by repeating the nearest, as theirs, and shrinks by means (theirs: the
     nearest). The warm-up is a share of the run and rises with every batch; the authors count epochs. The tokens of a
     ViT are put on their grid, without class token and registers.
+Reference: CIFAR-100, top-1 in %: ResNet-56 -> 20 71.89, ResNet-32x4 -> 8x4 75.63 (alone 69.06 and 72.50, plain kd
+    70.66 and 73.33); NORM's README. ImageNet: ResNet-34 -> 18 71.61; NORM's README.
 """
 
 from __future__ import annotations

@@ -13,6 +13,8 @@ Departures: batches below 8 images are refused. Angles are computed from Gram ma
     numbers need about 50 MB where the differences of all pairs would be 0.5 GB. Of larger batches only the first
     angle_images (images are in random order) are compared by angle, as the work grows with their cube. Images that
     coincide have distance and cosine 0 and no gradient there; the authors' code raises them to 1e-6.
+Reference: CIFAR-100, top-1 in %: ResNet-56 -> 20 69.61, ResNet-32x4 -> 8x4 71.90 (alone 69.06 and 72.50, plain kd
+    70.66 and 73.33); RepDistiller's README.
 """
 
 from __future__ import annotations

@@ -10,6 +10,8 @@ Formula: L = CE(z_s, y) + 3000 ||G_s - G_t||_F^2 / B^2; G = F F^T of the flatten
 Defaults: sp 3000 at the last stage: mdistiller and RepDistiller on CIFAR-100.
 Departures: batches below 8 images are refused: their tables say little. A feature that is 0 everywhere has similarity 0
     and no gradient; the repositories' normalisation gives it one of 1e12.
+Reference: CIFAR-100, top-1 in %: ResNet-56 -> 20 69.67, ResNet-32x4 -> 8x4 72.94 (alone 69.06 and 72.50, plain kd
+    70.66 and 73.33); RepDistiller's README.
 """
 
 from __future__ import annotations

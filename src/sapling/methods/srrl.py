@@ -13,6 +13,8 @@ Defaults: ce 1, feature 1, logit 1: the authors' settings.
 Departures: the teacher's embedding stands for the mean of its last map: the same where a network pools its last map,
     and what its classifier reads where it does not (ViT, EfficientNet). The ReLU of the connector is left away once
     the teacher has shown an embedding below 0, which a ReLU could never reach; theirs always end in one.
+Reference: CIFAR-100, top-1 in %: ResNet-32x4 -> 8x4 75.39 (alone 72.50, plain kd 73.33); NORM's README. ImageNet:
+    ResNet-34 -> 18 71.73; NORM's README.
 """
 
 from __future__ import annotations

@@ -12,6 +12,8 @@ Formula: L = CE(z_s, y) + sum over stages of mean ((mu(F_s) - F_t)^2 / v_c + log
 Defaults: ce 1, vid 1, v_c starts at 5: RepDistiller.
 Departures: stages 2 to 4, because networks of three maps have no stage1. Where sizes differ, the larger map is averaged
     to the smaller. The variances are learned, as the paper says (mdistiller's copy never trains them).
+Reference: CIFAR-100, top-1 in %: ResNet-56 -> 20 70.38, ResNet-32x4 -> 8x4 73.09 (alone 69.06 and 72.50, plain kd
+    70.66 and 73.33); RepDistiller's README.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ Departures: P is the Q of the QR decomposition of a free matrix, with a positive
     free matrix and leaves Q alone (torch's own parametrisation of matrices that are not square becomes 0 in the first
     step with weight decay). The embedding is what the classifier reads; the authors take the mean over the
     student's tokens, which student_tap stage4 gives of a ViT. No second head with a KL term: students have one here.
+Reference: ImageNet, top-1 in %: RegNetY-160 -> DeiT-Ti 78.3, -> DeiT-S 82.3; its README.
 """
 
 from __future__ import annotations

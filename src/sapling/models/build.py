@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import fnmatch
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import timm
@@ -13,10 +13,11 @@ import torch
 from torch import nn
 
 from sapling.errors import ModelError, nearest
-from sapling.models import cifar, small, wrapped
+from sapling.models import cifar, reusing, small, wrapped
+from sapling.reused import ReusedClassifier
 
 PREFIX = "sapling_"
-REGISTERING = (cifar, small, wrapped)
+REGISTERING = (cifar, reusing, small, wrapped)
 """Importing these registers our own networks with timm."""
 
 # What a config.json may never ask of timm: each of these opens files, adds hooks or changes what is built.
@@ -69,6 +70,20 @@ def origin_of(model: nn.Module) -> Origin | None:
 def set_origin(model: nn.Module, origin: Origin) -> None:
     """Leave ``origin`` on ``model``."""
     model.sapling_origin = origin  # type: ignore[assignment]
+
+
+def recorded_as(model: nn.Module, student: str) -> str:
+    """Record of a network that a method made of the student ``student`` how it is built again.
+
+    Returns:
+        The name to save it by: ``student`` for the student itself.
+    """
+    if not isinstance(model, ReusedClassifier):
+        return student
+    body = origin_of(model.backbone) or Origin(student)
+    arguments = reusing.arguments_of(model, student, body.model_args)
+    set_origin(model, replace(body, architecture=reusing.NAME, model_args=arguments))
+    return reusing.NAME
 
 
 def resolve_name(name: str) -> str:
@@ -139,7 +154,7 @@ def list_models(pattern: str = "*") -> list[str]:
 
     A pattern without ``torchvision:`` finds those networks too: ``squeezenet*``.
     """
-    names = timm.list_models()
+    names = [name for name in timm.list_models() if name != reusing.NAME]  # nobody makes one by name
     own = [public_name(name) for name in names if name.startswith(PREFIX)]
     own.sort(key=lambda name: name.startswith(wrapped.PUBLIC))  # stable
     others = [name for name in names if not name.startswith(PREFIX)]

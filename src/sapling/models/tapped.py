@@ -55,7 +55,7 @@ class TappedModel(nn.Module):
         self, model: nn.Module, preprocess: Preprocess, taps: Sequence[str] = (), *, bands: Bands | None = None
     ) -> None:
         super().__init__()
-        self.model, self.preprocess = model, preprocess
+        self.model, self.preprocess, self.bands = model, preprocess, bands
         self._num_given = len(preprocess.mean)
         self._chosen: list[int] | None = None
         if bands is not None and preprocess.bands is not None and bands != preprocess.bands:
@@ -88,6 +88,19 @@ class TappedModel(nn.Module):
     def taps(self) -> tuple[str, ...]:
         """Names of the features that are recorded."""
         return tuple(self._recorders)
+
+    @property
+    def places(self) -> dict[str, dict[str, str | int | bool]]:
+        """Tap name to where a module's output is the feature: ``path``, ``call``, ``channels_last``.
+
+        Taps at the input of a module are left out.
+        """
+        found = {tap: recorder.place for tap, recorder in self._recorders.items()}
+        return {
+            tap: {"path": place.path, "call": place.call, "channels_last": place.channels_last}
+            for tap, place in found.items()
+            if not place.at_input
+        }
 
     @property
     def classifier_card(self) -> dict[str, Tensor] | None:

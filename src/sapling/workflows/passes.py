@@ -23,6 +23,7 @@ from sapling.engine.optim import OptimSettings, default_lr
 from sapling.engine.trainer import Member, PassSettings, fit
 from sapling.errors import RunError, UsageError
 from sapling.evaluation.metrics import classification_metrics, collect_logits
+from sapling.models.build import recorded_as
 from sapling.models.create import create_model, resolve_name
 from sapling.models.load import LoadedModel, Preprocess, load_model, save_model
 from sapling.models.tapped import TappedModel
@@ -209,6 +210,7 @@ def pair_info(data: Dataset, student: TappedModel, teacher: Teacher | None) -> P
         train_indices=torch.from_numpy(data.split.train.copy()),
         teacher_card=teacher.card if teacher else None,
         student_without_activation=student.taps_without_activation,
+        student_places=student.places,
         teacher_without_activation=teacher.taps_without_activation if teacher else (),
         multi_label=data.multi_label,
     )
@@ -307,10 +309,11 @@ def train_members(
         if member.name not in latest:  # resumed after its last epoch
             evaluate(member)
         folder = run.path("members", member.name)
+        network = member.method.deployable(member.student.model)
         save_model(
             folder,
-            member.method.deployable(member.student.model),
-            architecture=architecture,
+            network,
+            architecture=recorded_as(network, architecture),
             classes=data.classes,
             preprocess=member.student.preprocess,
             multi_label=data.multi_label,
@@ -333,8 +336,9 @@ def train_members(
 
 def as_shipped(member: Member) -> TappedModel:
     """The network that a member's folder would hold now: the student, unless its method ships another."""
-    network = member.method.deployable(member.student.model)
-    return member.student if network is member.student.model else TappedModel(network, member.student.preprocess)
+    student = member.student
+    network = member.method.deployable(student.model)
+    return student if network is student.model else TappedModel(network, student.preprocess, bands=student.bands)
 
 
 def member_record(run: Run, name: str) -> dict[str, Any] | None:

@@ -56,14 +56,16 @@ def plan(config: RunConfig, *, task: str = "distill", screen: Screen | None = No
 
     Returns:
         ``data``, ``teacher``, ``student``, ``epochs``, ``seeds``, ``folder`` and ``estimated_seconds``; of ``distill``
-        also ``method``, the ``weights`` of the students' terms, and ``notes``: what the method says of these settings.
+        also ``method``, the ``weights`` of the students' terms, ``notes``: what the method says of these settings, and
+        ``shipped``: the network that it ships in place of the student, if it does.
     """
     screen = screen or Screen(quiet=True)
     check_names(config, task)
     student_name, given = resolve_name(config.student.model), is_given(config.teacher.model)
     data = open_checked(config, screen, task=task)
     machine = prepare_machine(config)
-    channels, shape = data.num_channels, (data.num_channels, data.img_size, data.img_size)
+    channels = data.num_channels
+    shape = student_shape = (channels, data.img_size, data.img_size)
     student = create_model(student_name, num_classes=data.num_classes, in_chans=channels, img_size=data.img_size)
     epochs, seeds = epochs_for(config, data), config.train.num_seeds if task == "distill" else 1
     steps = data.num_batches(batch_size_for(config, data))
@@ -122,6 +124,9 @@ def plan(config: RunConfig, *, task: str = "distill", screen: Screen | None = No
         result["method"] = {"name": config.method.name, **config.method.options}
         result["weights"] = method.weights_in(method.phases()[-1])
         result["notes"] = method_notes(config, epochs)
+        shipped = method.deployable(student)
+        if shipped is not student:
+            result["shipped"] = _card(f"{student_name} with {config.method.name}", shipped, student_shape)
         if phases := _phases(method, steps):
             result["phases"] = phases
             # once for all seeds; the method's own parts are taken to cost what the teacher's answers do
