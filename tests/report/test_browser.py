@@ -116,6 +116,11 @@ def test_it_prints(browser: Browser, runs: Runs, tmp_path: Path) -> None:
     browser.call("Emulation.setEmulatedMedia", media="print")
     assert browser.ask("getComputedStyle(document.body).backgroundColor") == "rgb(254, 254, 254)"
     assert browser.ask("document.querySelector('.classes').getBoundingClientRect().height") > 1000
+    # no heading ends a sheet without what it heads, and no figure is cut
+    for tag, key in (("section > header", "breakAfter"), ("section > header", "breakInside"), ("h3", "breakAfter"),
+                     ("figure", "breakInside"), ("tr", "breakInside")):  # fmt: skip
+        styles = f"[...new Set([...document.querySelectorAll('{tag}')].map(e => getComputedStyle(e).{key}))].join()"
+        assert browser.ask(styles) == "avoid", (tag, key)
     browser.call("Emulation.setEmulatedMedia", media="")
 
 

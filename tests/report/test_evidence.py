@@ -11,6 +11,7 @@ import pytest
 
 from sapling.report import write_report
 from sapling.report.class_intervals import class_interval_figure
+from sapling.report.efficiency import efficiency_section
 from sapling.report.folder import read_run
 from sapling.report.gallery import MOST, gallery_section
 from sapling.report.phases import phase_section
@@ -185,3 +186,20 @@ def test_costs_and_levels_stand_in_their_columns(full: Path) -> None:
     levels = [r for r in read(full).rows if r and r[0] == "Top-1 accuracy"]
     assert levels[0][1:] == ["87.1\u202f%85.2 to 88.9\u202f%"] * 3
     assert "with 2 threads" in one_line(read(full).text)
+
+
+def test_the_cost_of_the_control_is_said_and_not_only_taken_for_granted(tmp_path):
+    """One network is measured once for control and student; where they are not one, the page does not say so."""
+    run = make_run(tmp_path / "run", classes=3, epochs=2)
+    add_evidence(run)
+    section = efficiency_section(summarise(read_run(run)))
+    assert section is not None
+    assert section["columns"][:2] == ["Teacher", "Control and student"]
+    assert "the same network, measured once" in section["note"]
+    results = json.loads((run / "results.json").read_text())
+    next(m for m in results["members"] if m["arm"] != "control")["parameters"] += 1
+    (run / "results.json").write_text(json.dumps(results))
+    section = efficiency_section(summarise(read_run(run)))
+    assert section is not None
+    assert section["columns"][:2] == ["Teacher", "Student"]
+    assert "not of one size" in section["note"]

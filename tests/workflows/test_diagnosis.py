@@ -70,12 +70,12 @@ def good(root):
     return teach(root / "good", images=images, labels=labels, epochs=4)
 
 
-def run(root, name, teacher, *, epochs=12, **method):
+def run(root, name, teacher, *, epochs=12, kind="kd", **method):
     return sapling.distill(
         data={"source": str(root / "photos"), "img_size": SIZE, "val_share": 0.3, "test_share": 0.3, "views": "none"},
         student="cnn3",
         teacher={"model": str(teacher), "accept_weak": True},
-        method={"name": "kd", **method},
+        method={"name": kind, **method},
         train={"epochs": epochs, "batch_size": 16, "num_seeds": 1, "precision": "fp32", "threads": 1, "lr": 0.02},
         deploy={"onnx": False},
         output=str(root / "runs" / name),
@@ -178,6 +178,15 @@ def test_shuffled_teacher_labels_are_named_first(root, good):
     result = run(root, "renamed_run", root / "renamed", epochs=3)
     assert first(result) == "labels"
     assert "in another order" in result.results["diagnosis"]["findings"][0]["measured"]
+
+
+def test_an_identity_denoiser_is_named_first(root, good, monkeypatch):
+    monkeypatch.setattr("sapling.blocks.DiffusionSchedule.denoise", lambda schedule, noisy, predict: noisy)
+    result = run(root, "identity", good, kind="fdbd", epochs=8, phase1_epochs=3)
+    measured = result.results["diagnosis"]["measured"]
+    assert measured["acceptance"]["passed"] is False
+    # on so small a test the verdict may be any
+    assert diagnose(rebuilt(measured, outcome="worse"))[0].name == "denoiser"
 
 
 def test_a_teacher_of_random_labels_is_named_first(root):

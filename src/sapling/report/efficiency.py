@@ -43,6 +43,10 @@ def efficiency_section(summary: Summary) -> dict[str, Any] | None:
     threads = number(content.get("threads"))
     timed = f"with {wording.plural(int(threads), 'thread')}" if threads else ""
     note = f"Measured on the processor of this machine {timed}, in float32, after warm-up.".replace("  ", " ")
-    if summary.is_comparison:
-        note += " Control and distilled student are the same network: they cost the same to run."
+    sizes = {(m.get("parameters"), m.get("macs")) for m in listing(summary.results, "members") if isinstance(m, dict)}
+    if summary.is_comparison and len(sizes) == 1:
+        columns = ["Control and student" if name == "Student" else name for name in columns]
+        note += " Control and distilled student are the same network, measured once: they cost the same to run."
+    elif summary.is_comparison:
+        note += " Control and distilled student are not of one size here; the student is the shipped one."
     return {"columns": columns, "rows": rows, "note": note}

@@ -183,7 +183,7 @@ def _curve_figure(curves: list[Curve], summary: Summary, part: str, key: str, ti
 PULL_COLOURS = ("method", "method2", "method3", "method4", "leaf", "ink")
 PULL_NOTE = (
     "Length of the gradient of each weighted term on all weights of the student, where it was measured, on a scale of "
-    "powers of ten. A term far below the others hardly counts; one far above drowns them."
+    "powers of ten. A term far below the others hardly counts; one far above drowns them. Dashed: the control."
 )
 
 
