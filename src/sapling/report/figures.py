@@ -112,7 +112,7 @@ class Curve:
 def curve_figures(summary: Summary) -> list[tuple[str, Drawing]]:
     """Title and drawing of every learning curve: validation accuracy and loss, then each term."""
     arms = _arms_of_history(summary)
-    history = [e for e in summary.record.history if not is_teacher(_pass(e))]
+    history = _of_students(summary)
     if not history:
         history = summary.record.history
     val_keys = [
@@ -190,7 +190,7 @@ PULL_NOTE = (
 def pull_figure(summary: Summary) -> Drawing | None:
     """How strongly each weighted term pulled at the students, by epoch, on one scale of tenfolds; mean over seeds."""
     arms = _arms_of_history(summary)
-    history = [e for e in summary.record.history if not is_teacher(_pass(e))]
+    history = _of_students(summary)
     terms = dict.fromkeys(k for e in history for k in block(e, "gradients") if k not in ("steps", "total"))
     colours = {term: COLOURS[PULL_COLOURS[min(i, len(PULL_COLOURS) - 1)]] for i, term in enumerate(terms)}
     lines: list[tuple[str, str, bool, list[int], list[float]]] = []
@@ -323,6 +323,10 @@ def _thin(x: list[int], y: list[float]) -> tuple[list[int], list[float]]:
         return x, y
     keep = np.unique(np.linspace(0, len(x) - 1, MAX_POINTS).round().astype(int))
     return [x[i] for i in keep], [y[i] for i in keep]
+
+
+def _of_students(summary: Summary) -> list[dict[str, Any]]:
+    return [e for e in summary.record.history if not is_teacher(_pass(e))]
 
 
 def _pass(entry: dict[str, Any]) -> str:
