@@ -1,5 +1,6 @@
 """The files of kept answers: what is whole is read, what is not is made anew, and nothing is taken for another's."""
 
+import gc
 import json
 import os
 import zlib
@@ -187,3 +188,81 @@ def test_taps_of_any_name_have_file_names_of_their_own(taps):
 
 def test_the_mark_depends_on_everything():
     assert len({mark_of(of) for of in ({}, {"a": 1}, {"a": 2}, {"b": 1}, {"a": "1"})}) == 5
+
+
+def test_answers_that_nobody_holds_any_more_can_be_cleared(tmp_path):
+    store = open_answers(OF, ROWS, num_views=2, name="photos", folder=tmp_path / "answers")
+    entry = next(e for e in list_cache(tmp_path) if e.kind == "answers")
+    del store
+    gc.collect()
+    assert clear_cache([entry]).removed == (entry,)
+
+
+def test_a_refused_folder_can_be_cleared(tmp_path):
+    store = open_answers(OF, ROWS, num_views=2, name="photos", folder=tmp_path / "answers")
+    store.close()
+    np.save(store.place / "rows.npy", ROWS + 1)
+    with pytest.raises(RunError, match="damaged"):
+        open_answers(OF, ROWS, num_views=2, name="photos", folder=tmp_path / "answers")
+    assert len(clear_cache(list_cache(tmp_path)).removed) == 1
+
+
+def test_a_header_that_lies_about_its_size_takes_no_memory(store, tmp_path):
+    with (store.place / "rows.npy").open("wb") as file:
+        header = {"descr": "<i8", "fortran_order": False, "shape": (10**13,)}
+        np.lib.format.write_array_header_1_0(file, header)
+    with pytest.raises(RunError, match="damaged"):
+        open_answers(OF, ROWS, num_views=2, name="photos", folder=tmp_path / "answers")
+
+
+def test_a_link_in_place_of_a_file_is_not_followed(store, tmp_path):
+    write(store, 0, np.ones((4, 7)))
+    path = next(store.place.glob("logits-0000-*.npy"))
+    path.rename(tmp_path / "elsewhere.npy")
+    path.symlink_to(tmp_path / "elsewhere.npy")
+    with pytest.raises(RunError, match="damaged"):
+        store.read("logits", 0)
+
+
+def test_a_link_in_place_of_a_folder_is_not_followed(store, tmp_path):
+    outside = tmp_path / "outside"
+    store.place.rename(outside)
+    store.place.symlink_to(outside)
+    (outside / "meta.json").unlink()
+    with pytest.raises(RunError, match="link"):
+        open_answers(OF, ROWS, num_views=2, name="photos", folder=tmp_path / "answers")
+    assert not (outside / "meta.json").exists()
+
+
+def test_another_type_of_number_is_no_answer(store):
+    with PartWriter(store, 0, {"logits": (7,)}, {"logits": np.complex128}) as writer:
+        writer.append("logits", np.ones((4, 7)))
+        writer.finish()
+    with pytest.raises(RunError, match="damaged"):
+        store.read("logits", 0)
+
+
+def test_a_folder_of_others_with_such_a_name_is_not_ours(tmp_path):
+    place = tmp_path / "answers" / "x-1-0123456789abcdef"
+    place.mkdir(parents=True)
+    (place / "model.safetensors").write_bytes(b"mine")
+    assert list_cache(tmp_path) == []
+    (place / "rows.npy").write_bytes(b"")
+    assert len(clear_cache(list_cache(tmp_path)).left) == 1
+    assert (place / "model.safetensors").exists()
+
+
+def test_what_a_killed_clear_left_is_listed_and_cleared(tmp_path):
+    place = tmp_path / "answers" / ".clearing-0123456789abcdef-123"
+    place.mkdir(parents=True)
+    (place / "logits-0000-01234567.npy").write_bytes(b"x")
+    entries = list_cache(tmp_path)
+    assert [e.kind for e in entries] == ["unfinished"]
+    assert clear_cache(entries).removed == tuple(entries)
+
+
+def test_a_record_that_is_nested_too_deeply_is_no_record(tmp_path):
+    store = open_answers(OF, ROWS, num_views=2, name="photos", folder=tmp_path / "answers")
+    store.close()
+    (store.place / "meta.json").write_text("[" * 200_000)
+    assert [e.kind for e in list_cache(tmp_path)] == ["damaged answers"]

@@ -11,12 +11,19 @@ from safetensors.numpy import load_file
 import sapling
 from sapling.cli import main
 from sapling.config import build
+from sapling.data.answers import CannotHoldError, mark_of
 from sapling.data.loader import load_data
+from sapling.data.storefile import write_sealed
 from sapling.errors import RunError, UsageError
 from sapling.methods import registry
+from sapling.models.build import Origin, set_origin
+from sapling.models.load import load_model
+from sapling.teachers.ensemble import symmetries_of
 from sapling.teachers.live import LiveTeacher
-from sapling.workflows import answers
-from sapling.workflows.answers import decide, settle_views
+from sapling.workflows import answers, comparable, passes
+from sapling.workflows.answers import decide, fingerprint, settle_views
+from sapling.workflows.passes import Machine
+from sapling.workflows.teacher import CheckedTeacher
 from tests.conftest import SMALL_RUN
 from tests.digests import digest
 
@@ -101,15 +108,84 @@ def test_a_first_phase_learns_from_kept_features(photos, teacher, tmp_path, aske
 
 def test_answers_that_cannot_be_kept_cost_no_run_its_life(photos, teacher, tmp_path, monkeypatch):
     def refuses(*_, **__):
-        raise RunError("float16 cannot hold it")
+        raise CannotHoldError("float16 cannot hold it")
 
     monkeypatch.setattr(answers, "build_answers", refuses)
     few = {"num_seeds": 1, "epochs": 6}
     result = run(photos, teacher, tmp_path / "auto", teacher={"cache": "auto"}, train=few, data={"num_views": 4})
     heard = result.results["teacher"]["heard"]
     assert (heard["kept"], heard["num_views"], heard["reason"]) == (False, 4, "float16 cannot hold it")
-    with pytest.raises(RunError, match="float16 cannot hold it"):
+    with pytest.raises(CannotHoldError, match="float16 cannot hold it"):
         run(photos, teacher, tmp_path / "on", train=few)
+
+
+def test_answers_of_another_teacher_stop_even_a_run_that_need_not_keep_them(photos, teacher, tmp_path):
+    few = {"num_seeds": 1, "epochs": 6}
+    run(photos, teacher, tmp_path / "a", teacher={"cache": "auto"}, train=few)
+    record = next((tmp_path / "cache" / "answers").glob("*-3-*")) / "meta.json"
+    meta = json.loads(record.read_text())
+    meta.pop("seal")
+    meta["of"]["precision"] = "bf16"
+    write_sealed(record, meta)
+    with pytest.raises(RunError, match="sapling cache clear") as error:
+        run(photos, teacher, tmp_path / "b", teacher={"cache": "auto"}, train=few)
+    assert "precision differ" in str(error.value)
+
+
+def test_a_teacher_that_is_trained_here_never_trains_on_the_views_that_it_is_asked_about(photos, tmp_path, monkeypatch):
+    seen, fit = {}, passes.fit
+
+    def watched(members, data, *rest, **options):
+        seen[members[0].name] = data.num_views
+        return fit(members, data, *rest, **options)
+
+    monkeypatch.setattr(passes, "fit", watched)
+    run(photos, "cnn4", tmp_path / "r", teacher={"model": "cnn4", "epochs": 8}, train={"num_seeds": 1})
+    assert seen == {"teacher": 0, "control-s0": 3}
+
+
+def test_mixed_answers_are_said_and_are_other_terms(photos, teacher, tmp_path):
+    few = {"num_seeds": 1, "epochs": 2}
+    result = run(photos, teacher, tmp_path / "r", train=few, data={"mixup": 0.8})
+    assert "mix of two answers" in result.results["manifest"]["answers"]
+    assert "mix of two answers" in result.results["teacher"]["heard"]["sentence"]
+    assert "answers" in comparable._MANIFEST["recipe"]
+
+
+CHANGES = ("weights", "arguments", "preprocess", "symmetries", "folds", "store", "img_size", "spec", "view_seed")
+
+
+@pytest.mark.parametrize("change", [*CHANGES, "precision", "device"])
+def test_the_mark_depends_on_each_thing_that_answers_depend_on(data, finished_run, change):
+    folder = finished_run.folder / "teacher"
+    known = CheckedTeacher((load_model(folder),), json.loads((folder / "card.json").read_text()))
+    machine, checked, images = Machine("cpu", "fp32", 1), known, data
+    before = fingerprint(images, checked, machine)
+    if change == "weights":
+        checked = dataclasses.replace(known, card={**known.card, "sha256": "0" * 64})
+    elif change == "arguments":
+        other = load_model(folder)
+        set_origin(other.model, Origin(other.architecture, model_args={"global_pool": "max"}))
+        checked = dataclasses.replace(known, members=(other,))
+    elif change == "preprocess":
+        other = dataclasses.replace(known.members[0].preprocess, mean=(0.1, 0.2, 0.3))
+        checked = dataclasses.replace(known, members=(dataclasses.replace(known.members[0], preprocess=other),))
+    elif change == "symmetries":
+        checked = dataclasses.replace(known, symmetries=symmetries_of(flip=True, dihedral=False))
+    elif change == "folds":
+        checked = dataclasses.replace(known, folds=np.zeros(5, dtype=np.int64))
+    elif change == "store":
+        images = dataclasses.replace(data, store=dataclasses.replace(data.store, fingerprint="0" * 64))
+    elif change == "img_size":
+        images = dataclasses.replace(data, img_size=8)
+    elif change == "spec":
+        images = dataclasses.replace(data, spec=dataclasses.replace(data.spec, erase=0.5))
+    elif change == "view_seed":
+        images = dataclasses.replace(data, view_seed=1)
+    else:
+        machine = Machine(*{"precision": ("cpu", "bf16", 1), "device": ("cuda:0", "fp32", 1)}[change])
+    assert mark_of(before) != mark_of(fingerprint(images, checked, machine))
+    assert mark_of(before) == mark_of(fingerprint(data, known, Machine("cpu", "fp32", 4)))
 
 
 Usage = namedtuple("Usage", "total used free")
@@ -167,6 +243,17 @@ def test_a_disk_without_room_changes_no_view(data, monkeypatch):
     monkeypatch.setattr(answers.shutil, "disk_usage", lambda _: Usage(0, 0, 2 * 16 * 62 * 3 * 2))
     assert decide(config, data, {}, epochs).kept
     assert not decide(config, data, {"embedding": (4,)}, epochs).kept
+    # what is there already needs no room
+    assert decide(config, data, {"embedding": (4,)}, epochs, there=16 * 62 * 4 * 2).kept
+
+
+def test_of_very_many_classes_the_largest_logits_are_kept_only_where_it_is_asked_for(data, monkeypatch):
+    monkeypatch.setattr(answers, "keeps_all", lambda *_, **__: False)
+    config, epochs = settings()
+    assert "only the 100 largest logits" in decide(config, data, {}, epochs).reason
+    found = decide(settings(cache="on")[0], data, {}, epochs)
+    assert found.kept
+    assert "100 largest logits are kept" in found.sentence
 
 
 def test_mixed_images_are_answered_by_the_teacher_itself_unless_it_is_asked_for(photos):

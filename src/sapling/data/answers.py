@@ -22,9 +22,11 @@ import hashlib
 import json
 import os
 import re
+import stat
 import tempfile
+import weakref
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -49,6 +51,10 @@ _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 Rows = npt.NDArray[np.int64]
 Array = npt.NDArray[Any]
+
+
+class CannotHoldError(RunError):
+    """The answers have values that cannot be kept."""
 
 
 def answers_folder() -> Path:
@@ -87,15 +93,14 @@ class AnswerStore:
     rows: Rows = field(repr=False)
     num_views: int
     meta: Mapping[str, Any] = field(repr=False)
-    _held: int | None = field(default=None, repr=False)
+    _release: Callable[[], object] | None = field(default=None, repr=False)
     _maps: dict[tuple[str, int], Array] = field(default_factory=dict, repr=False)
 
     def close(self) -> None:
         """Let ``sapling cache clear`` have it."""
         self._maps.clear()
-        if self._held is not None:
-            os.close(self._held)
-            self._held = None
+        if self._release is not None:
+            self._release()
 
     def has(self, part: str, view: int) -> bool:
         """Whether the file of a part and view is there."""
@@ -154,17 +159,21 @@ class AnswerStore:
 
 
 def _mapped(path: Path, num_rows: int) -> Array | None:
-    """The array of a whole file, or None."""
+    """The array of a whole file, or None; never through a link, and never what is no file."""
     match = _FILE.fullmatch(path.name)
     try:
+        if match is None or not stat.S_ISREG(path.lstat().st_mode):
+            return None
         check = 0
         with path.open("rb") as file:
             while block := file.read(2**22):
                 check = zlib.crc32(block, check)
-        array: Array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, EOFError, ValueError):
+        array = np.lib.format.open_memmap(path, mode="r")
+    except (OSError, EOFError, ValueError, MemoryError, OverflowError):
         return None
-    return array if match and check == int(match[3], 16) and array.ndim > 1 and len(array) == num_rows else None
+    wanted = np.int32 if match[1] == TOP else np.float16
+    fits = array.dtype == wanted and array.ndim > 1 and len(array) == num_rows
+    return array if check == int(match[3], 16) and fits else None
 
 
 def open_answers(
@@ -184,11 +193,11 @@ def open_answers(
         DataError: the folder cannot be written.
     """
     root = folder if folder is not None else answers_folder()
-    ordered = np.unique(np.asarray(rows, dtype=np.int64))
-    known = {**fingerprint, "num_views": num_views, "rows": hashlib.sha256(ordered.tobytes()).hexdigest()}
-    mark = mark_of(known)
+    ordered, known, mark = _identified(fingerprint, rows, num_views)
     readable = re.sub(r"[^A-Za-z0-9]", "-", name)[:40].strip("-") or "data"
     place = next(root.glob(f"*-{mark}"), root / f"{readable}-{num_views}-{mark}")
+    if place.is_symlink():
+        raise RunError("a link stands where answers are kept", where=str(place), remedy="remove the link")
     try:
         root.mkdir(parents=True, exist_ok=True)
         with locked(lock_file(root, mark), wait=True):
@@ -198,10 +207,29 @@ def open_answers(
                 handle = hold(place)
     except OSError as error:
         raise unwritable(root, error) from error
-    store = _read(place, mark, known, ordered, num_views)
-    store._held = handle
+    try:
+        store = _read(place, mark, known, ordered, num_views)
+    except BaseException:
+        if handle is not None:
+            os.close(handle)
+        raise
+    if handle is not None:
+        store._release = weakref.finalize(store, os.close, handle)
     store.note_use()
     return store
+
+
+def bytes_there(fingerprint: Mapping[str, Any], rows: Rows, *, num_views: int, folder: Path | None = None) -> int:
+    """What the answers that depend on just this take already; 0 where there are none. Nothing is made."""
+    root = folder if folder is not None else answers_folder()
+    place = next(root.glob(f"*-{_identified(fingerprint, rows, num_views)[2]}"), None)
+    return sum(p.lstat().st_size for p in place.iterdir() if _FILE.fullmatch(p.name)) if place is not None else 0
+
+
+def _identified(fingerprint: Mapping[str, Any], rows: Rows, num_views: int) -> tuple[Rows, dict[str, Any], str]:
+    ordered = np.unique(np.asarray(rows, dtype=np.int64))
+    known = {**fingerprint, "num_views": num_views, "rows": hashlib.sha256(ordered.tobytes()).hexdigest()}
+    return ordered, known, mark_of(known)
 
 
 def unwritable(root: Path, error: OSError) -> DataError:
@@ -219,7 +247,7 @@ def _create(place: Path, mark: str, known: Mapping[str, Any], rows: Rows, num_vi
     place.mkdir(exist_ok=True)
     # A folder without a record is one that lost it: nobody can say what its files are.
     for path in place.iterdir():
-        if is_part(path.name):
+        if is_part(path.name) and not path.is_dir():
             path.unlink()
     np.save(place / ROWS, rows)
     meta = {"format": FORMAT, "mark": mark, "name": name, "images": len(rows), "num_views": num_views, "of": {**known}}
@@ -243,11 +271,11 @@ def _read(place: Path, mark: str, known: Mapping[str, Any], rows: Rows, num_view
             where=str(place),
             remedy=rebuild(place),
         )
-    try:
-        kept = np.load(place / ROWS, allow_pickle=False)
-    except (OSError, EOFError, ValueError):
+    try:  # mapped, so that a header that lies about its size takes no memory
+        kept = np.lib.format.open_memmap(place / ROWS, mode="r")
+    except (OSError, EOFError, ValueError, OverflowError):
         kept = None
-    if kept is None or not np.array_equal(kept, rows):
+    if kept is None or kept.shape != rows.shape or not np.array_equal(kept, rows):
         raise RunError("the list of images of kept answers is damaged", where=str(place), remedy=rebuild(place))
     return AnswerStore(place, mark, rows, num_views, meta)
 
@@ -258,8 +286,8 @@ def rebuild(place: Path) -> str:
 
 
 def is_part(name: str) -> bool:
-    """Whether Sapling writes a file of that name into a folder of answers, beside its record."""
-    return bool(_FILE.fullmatch(name)) or name in (ROWS, USED) or name.startswith(BUILDING)
+    """Whether Sapling writes a file of that name into a folder of answers."""
+    return bool(_FILE.fullmatch(name)) or name in (META, ROWS, USED) or name.startswith(BUILDING)
 
 
 class PartWriter:
@@ -307,7 +335,7 @@ class PartWriter:
         with np.errstate(over="ignore"):
             kept = np.ascontiguousarray(values, dtype=self._dtypes[part])
         if kept.dtype.kind == "f" and not np.isfinite(kept).all():
-            raise RunError(
+            raise CannotHoldError(
                 f"the teacher's {part} has values that float16 cannot hold, so its answers cannot be kept",
                 remedy="ask the teacher for each batch: --teacher-cache off",
             )

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from sapling.data.answers import KIND as ANSWERS
-from sapling.data.answers import USED, is_part
+from sapling.data.answers import ROWS, USED, is_part
 from sapling.data.packed import cache_folder
 from sapling.data.packing import BUILDING, lock_file
 from sapling.data.storefile import CHECKED, FILES, FOUND, IMAGES, META, lock, locked, read_meta, read_sealed
@@ -177,7 +177,7 @@ def _remove(entry: Entry) -> bool | None:
                     return False
         if not _is_folder(entry.place):
             return True
-        if not all(_is_ours(path) for path in entry.place.iterdir()):
+        if not all(_is_ours(path, entry.kind) for path in entry.place.iterdir()):
             return None
         # From here on nobody finds it, even if this process is killed before all files are gone.
         gone = entry.place.parent / f"{CLEARING}{entry.mark}-{os.getpid()}"
@@ -188,11 +188,16 @@ def _remove(entry: Entry) -> bool | None:
     return True
 
 
-def _is_ours(path: Path) -> bool:
-    """Whether Sapling writes a file of that name into a store."""
-    written = (*FILES, *FOUND, *PHASE_FILES)
-    kept = path.name in written or path.name.startswith(tuple(f".{n}." for n in (CHECKED, *FOUND, *PHASE_FILES)))
-    return (kept or is_part(path.name)) and not _is_folder(path)
+def _is_ours(path: Path, kind: str) -> bool:
+    """Whether Sapling writes a file of that name into a folder of that kind."""
+    stores, answers, phases = (kind.endswith(word) for word in ("store", "answers", "phase"))
+    if kind == "unfinished":  # of any kind: its name is one that only Sapling gives
+        stores = answers = phases = True
+    name = path.name
+    ours = stores and (name in (*FILES, *FOUND) or name.startswith(tuple(f".{n}." for n in (CHECKED, *FOUND))))
+    ours = ours or (answers and is_part(name))
+    ours = ours or (phases and (name in PHASE_FILES or name.startswith(tuple(f".{n}." for n in PHASE_FILES))))
+    return ours and not _is_folder(path)
 
 
 def _entries(root: Path, recognise: Callable[[Path], Entry | None]) -> Iterator[Entry]:
@@ -229,8 +234,10 @@ def _store(place: Path) -> Entry | None:
 
 def _answers(place: Path) -> Entry | None:
     """Describe the kept answers of a teacher; None for what is not ours."""
+    if unfinished := _UNFINISHED.fullmatch(place.name):
+        return _entry(place, "unfinished", unfinished[1], {})
     named = _STORE.fullmatch(place.name)
-    if named is None:
+    if named is None or not any((place / name).is_file() for name in (META, ROWS)):
         return None
     meta = read_sealed(place / META)
     kind = "damaged answers" if meta is None else "answers"
@@ -239,6 +246,8 @@ def _answers(place: Path) -> Entry | None:
 
 def _phase(place: Path) -> Entry | None:
     """Describe what a phase before the students made; None for what is not ours."""
+    if unfinished := _UNFINISHED.fullmatch(place.name):
+        return _entry(place, "unfinished", unfinished[1], {})
     if not re.fullmatch(r"[0-9a-f]{32}", place.name) or not (place / PHASE_FILES[0]).is_file():
         return None
     used = _time_of(place / PHASE_FILES[0])

@@ -106,7 +106,7 @@ def read_sealed(path: Path) -> dict[str, Any] | None:
     try:
         meta: dict[str, Any] = json.loads(path.read_text(encoding="ascii"))
         return meta if meta.pop("seal") == _seal(meta) else None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
 
 

@@ -37,6 +37,7 @@ _SETTINGS = {
     "mix": "Mixing of images",
     "view_seed": "Seed of the augmentation",
     "num_views": "Different views per image",
+    "answers": "Kept answers of the teacher",
     "img_size": "Image size",
     "selection": "Weights that were kept",
     "tuning_trials": "Tuning trials",

@@ -25,20 +25,21 @@ from sapling.errors import RunError
 from sapling.teachers.cached import CachedTeacher, kept_logits, logit_parts
 from sapling.types import Outputs, Teacher
 
-RESERVE = 64 * 2**20
-"""Bytes of the disk that are left for others."""
+Shapes = Mapping[str, tuple[int, ...]]
+MOST_VIEWS, MOST_ASKED = 64, 256
+"""Views that a verification looks at, and images in all."""
 
 
-def shapes_of(num_classes: int, taps: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+def shapes_of(data: Dataset, taps: Shapes) -> dict[str, tuple[int, ...]]:
     """Part to the shape of one image's row: logits, and each tap."""
-    return {**logit_parts(num_classes), **{part_name(tap): shape for tap, shape in taps.items()}}
+    logits = logit_parts(data.num_classes, multi_label=data.multi_label)
+    return {**logits, **{part_name(tap): shape for tap, shape in taps.items()}}
 
 
-def bytes_per_view(num_classes: int, taps: Mapping[str, tuple[int, ...]], num_images: int) -> int:
-    """What the answers to one view of every image take."""
-    return num_images * sum(
-        int(np.prod(shape)) * (4 if part == TOP else 2) for part, shape in shapes_of(num_classes, taps).items()
-    )
+def bytes_per_view(data: Dataset, taps: Shapes) -> int:
+    """What the answers to one view of every training image take."""
+    each = (int(np.prod(shape)) * (4 if part == TOP else 2) for part, shape in shapes_of(data, taps).items())
+    return len(data.split.train) * sum(each)
 
 
 def build_answers(
@@ -72,7 +73,7 @@ def build_answers(
         RunError: values that float16 cannot hold, or images that are not those of the store.
         DataError: the disk is full.
     """
-    shapes = shapes_of(data.num_classes, {tap: teacher.shapes[tap] for tap in taps})
+    shapes = shapes_of(data, {tap: teacher.shapes[tap] for tap in taps})
     if not np.array_equal(store.rows, np.sort(data.split.train)):
         raise RunError("the kept answers are to other images than these", where=str(store.place))
     started = time.perf_counter()
@@ -85,7 +86,7 @@ def build_answers(
                 wanted = {part: shapes[part] for part in parts}
                 with PartWriter(store, view, wanted, {TOP: np.int32}) as writer:
                     for batch in data.view_batches(view, batch_size=batch_size, device=device):
-                        for part, values in _arrays(teacher.outputs(batch), taps).items():
+                        for part, values in _arrays(teacher.outputs(batch), taps, data.multi_label).items():
                             if part in wanted:
                                 writer.append(part, values)
                         if progress is not None:
@@ -96,8 +97,9 @@ def build_answers(
     return time.perf_counter() - started if lacking else 0.0
 
 
-def _arrays(outputs: Outputs, taps: Sequence[str]) -> dict[str, np.ndarray]:
-    return {**kept_logits(outputs.logits), **{part_name(tap): outputs.features[tap].cpu().numpy() for tap in taps}}
+def _arrays(outputs: Outputs, taps: Sequence[str], multi_label: bool) -> dict[str, np.ndarray]:
+    logits = kept_logits(outputs.logits, multi_label=multi_label)
+    return {**logits, **{part_name(tap): outputs.features[tap].cpu().numpy() for tap in taps}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,9 +130,7 @@ def verify_answers(
     taps: Sequence[str],
     batch_size: int,
     device: str,
-    num_images: int = 64,
-    num_views: int = 4,
-    seed: int = 0,
+    seed: int | None = None,
     tolerance: float = 0.02,
 ) -> Verification:
     """Ask the teacher again about a random sample of images and views, and compare tensors.
@@ -142,14 +142,13 @@ def verify_answers(
         taps: the features that are kept.
         batch_size: images per forward pass.
         device: where the teacher is.
-        num_images: of each view.
-        num_views: that are looked at.
-        seed: of the sample.
+        seed: of the sample; None draws another one each time.
         tolerance: see :class:`Verification`; bf16 differs by up to 0.01.
     """
     generator = np.random.default_rng(seed)
     cached = CachedTeacher(_Refuses(teacher), store, num_classes=data.num_classes, taps=taps)
-    views = np.sort(generator.permutation(store.num_views)[:num_views])
+    views = np.sort(generator.permutation(store.num_views)[:MOST_VIEWS])
+    num_images = max(4, MOST_ASKED // len(views))
     largest: dict[str, float] = {}
     count = 0
     for view in views.tolist():
@@ -157,9 +156,9 @@ def verify_answers(
         for batch in data.view_batches(view, batch_size=batch_size, device=device, indices=rows):
             now, kept = teacher.outputs(batch), cached.outputs(batch)
             pairs = {LOGITS: (now.logits, kept.logits), **{t: (now.features[t], kept.features[t]) for t in taps}}
-            if TOP in logit_parts(data.num_classes):
+            if TOP in (parts := logit_parts(data.num_classes, multi_label=data.multi_label)):
                 # the rest is spread evenly, so only the classes that are kept can be compared
-                top = now.logits.topk(logit_parts(data.num_classes)[TOP][0] // 2, 1).indices
+                top = now.logits.topk(parts[TOP][0] // 2, 1).indices
                 logs = now.logits.log_softmax(1)
                 pairs[LOGITS] = logs.gather(1, top), kept.logits.gather(1, top)
             for part, (one, two) in pairs.items():

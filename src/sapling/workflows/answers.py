@@ -1,7 +1,8 @@
 """Whether the teacher is asked for each batch, or once for V views of every image: decided, said, done, recorded.
 
 **How many views there are never depends on the method or the disk**, so that runs of several methods see the same
-pictures and can be compared. Whether the answers to them are kept changes nothing but rounding to float16.
+pictures and can be compared. Whether the answers to them are kept changes nothing but rounding to float16, except
+where images are mixed or only the largest logits are kept: that is done only where it is asked for, and said.
 """
 
 from __future__ import annotations
@@ -14,21 +15,21 @@ from typing import Any
 
 from sapling import methods
 from sapling.config import RunConfig
-from sapling.data.answers import AnswerStore, answers_folder, open_answers
+from sapling.data.answers import AnswerStore, CannotHoldError, answers_folder, bytes_there, open_answers
 from sapling.data.layout import many
 from sapling.data.loader import Dataset
-from sapling.errors import DataError, RunError, UsageError
-from sapling.record import Run, read_json, write_json
+from sapling.errors import DataError, UsageError
+from sapling.record import Run, environment, read_json, write_json
 from sapling.screen import Screen, duration
 from sapling.teachers.build_cache import build_answers, bytes_per_view
-from sapling.teachers.cached import CachedTeacher
+from sapling.teachers.cached import TOP_LOGITS, CachedTeacher, keeps_all
 from sapling.types import Teacher
 from sapling.workflows.passes import Machine
 from sapling.workflows.teacher import CheckedTeacher
 
 FILE = "answers.json"
 VIEWS = 16
-"""V where nothing is set: benchmarks/views_count.py shows what it rests on."""
+"""V where nothing is set; benchmarks/views_count.py measures what it costs in accuracy."""
 WORTH = 0.75
 """Keeping pays from here on: the teacher answers V times, of what would be epochs x seeds times without it."""
 SHARE_OF_DISK, MOST_BYTES = 0.5, 50 * 10**9
@@ -43,19 +44,22 @@ class Decision:
         num_views: V; 0 for a fresh view every epoch.
         reason: why, as the end of a sentence.
         num_bytes: that the answers take, where they are kept.
+        changed: what kept answers change beside rounding; empty for nothing.
     """
 
     kept: bool
     num_views: int
     reason: str
     num_bytes: int = 0
+    changed: str = ""
 
     @property
     def sentence(self) -> str:
         """What a run says of it."""
         views = many(self.num_views, "view") + " of every image" if self.num_views else "a fresh view every epoch"
         if self.kept:
-            return f"asked once for {views} and kept ({size_in_words(self.num_bytes)}): {self.reason}"
+            changed = f"; {self.changed}" if self.changed else ""
+            return f"asked once for {views} and kept ({size_in_words(self.num_bytes)}): {self.reason}{changed}"
         return f"asked for each batch, {views}: {self.reason}"
 
 
@@ -69,7 +73,7 @@ def settle_views(config: RunConfig, epochs: int, *, mixed: bool) -> int:
 
 
 def decide(
-    config: RunConfig, data: Dataset, shapes: Mapping[str, tuple[int, ...]], epochs: int, folder: Path | None = None
+    config: RunConfig, data: Dataset, shapes: Mapping[str, tuple[int, ...]], epochs: int, there: int = 0
 ) -> Decision:
     """Decide by the settings, the sizes and the free disk.
 
@@ -78,22 +82,25 @@ def decide(
         data: the images.
         shapes: of the teacher's features that the method asks for, by tap.
         epochs: of the students.
-        folder: where answers would lie.
+        there: bytes of the answers that lie on the disk already.
 
     Raises:
         UsageError: ``teacher.cache`` is ``on`` and cannot be.
     """
     mode, seeds, mixed = config.teacher.cache, config.train.num_seeds, data.mix.is_on
     views = settle_views(config, epochs, mixed=mixed)
-    num_bytes = views * bytes_per_view(data.num_classes, shapes, len(data.split.train))
+    num_bytes = views * bytes_per_view(data, shapes)
     requires, arm = methods.requires(config.method.name, **config.method.options), config.method.arm
     against = _against(mode, requires, arm, mixed, bool(shapes))
+    whole = keeps_all(data.num_classes, multi_label=data.multi_label)
     if against is None:
-        free = _free(folder or answers_folder())
-        if num_bytes > free * SHARE_OF_DISK or (mode == "auto" and num_bytes > MOST_BYTES):
+        free, more = _free(answers_folder()), max(num_bytes - there, 0)
+        if more > free * SHARE_OF_DISK or (mode == "auto" and num_bytes > MOST_BYTES):
             against = (
                 f"its answers would take {size_in_words(num_bytes)}, and {size_in_words(free)} of the disk are free"
             )
+        elif mode == "auto" and not whole:
+            against = f"of {data.num_classes:,} classes only the {TOP_LOGITS} largest logits would be kept"
         elif mode == "auto" and views == 0:
             against = f"{many(epochs, 'epoch')} x {many(seeds, 'seed')} are too few to pay for {VIEWS} views"
         elif mode == "auto" and views > WORTH * epochs * seeds:
@@ -103,7 +110,14 @@ def decide(
             raise UsageError(f"the teacher's answers cannot be kept: {against}", remedy="--teacher-cache auto, or off")
         return Decision(False, views, against)
     asked = f"else it would answer {epochs * seeds} times" if epochs * seeds > views else "as it is set"
-    return Decision(True, views, asked, num_bytes)
+    return Decision(True, views, asked, num_bytes, _changed(mixed, whole))
+
+
+def _changed(mixed: bool, whole: bool) -> str:
+    """What kept answers change beside rounding, in words; empty for nothing."""
+    told = ["the soft target of a mixed image is the mix of two answers"] if mixed else []
+    told += [] if whole else [f"of each answer the {TOP_LOGITS} largest logits are kept"]
+    return "; ".join(told)
 
 
 def _against(mode: str, requires: methods.Requires, arm: str, mixed: bool, has_taps: bool) -> str | None:
@@ -143,18 +157,18 @@ def hear(
         decision = (
             Decision(False, data.num_views, "the run was begun by a version that could not keep answers")
             if begun
-            else decide(config, data, live.shapes, epochs)
+            else decide(config, data, live.shapes, epochs, _there(config, data, teacher, machine, epochs))
         )
         write_json(file, {**asdict(decision), "sentence": decision.sentence, "seconds": 0.0})
     record = read_json(file)
-    decision = Decision(*(record[name] for name in ("kept", "num_views", "reason", "num_bytes")))
+    decision = Decision(*(record[name] for name in ("kept", "num_views", "reason", "num_bytes", "changed")))
     run.log(f"teacher: {decision.sentence}")
     data = replace(data, num_views=decision.num_views)
     if not decision.kept:
         return data, live
     try:
         cached, seconds = keep(data, teacher, live, machine, taps, config.evaluate.batch_size, screen)
-    except (RunError, DataError) as error:
+    except (CannotHoldError, DataError) as error:
         if config.teacher.cache == "on" or begun:  # a run that has heard kept answers goes on with them
             raise
         instead = Decision(False, decision.num_views, str(error.what))
@@ -167,6 +181,11 @@ def hear(
     else:
         run.log(f"teacher: its answers were there: {cached.store.place.name}")
     return data, cached
+
+
+def _there(config: RunConfig, data: Dataset, teacher: CheckedTeacher, machine: Machine, epochs: int) -> int:
+    views = settle_views(config, epochs, mixed=data.mix.is_on)
+    return bytes_there(fingerprint(data, teacher, machine), data.split.train, num_views=views)
 
 
 def keep(
@@ -205,6 +224,7 @@ def fingerprint(data: Dataset, teacher: CheckedTeacher, machine: Machine) -> dic
     """Everything that the answers depend on: neither seed, student nor method of a run."""
     return {
         **{f"teacher.{k}": v for k, v in teacher.identity.items()},
+        "sapling": environment()["sapling"],
         "data": data.store.fingerprint,
         "img_size": data.img_size,
         "views": asdict(data.spec),

@@ -39,7 +39,17 @@ _MANIFEST = {
         *("epochs", "steps_per_epoch", "batch_size", "optimizer", "lr", "weight_decay", "schedule", "warmup_epochs"),
         *("ema_decay", "precision", "selection", "tuning_trials"),
     ),
-    "recipe": ("views", "view_options", "mix", "view_seed", "num_views", "bands", "imbalance", "imbalance_power"),
+    "recipe": (
+        "views",
+        "view_options",
+        "mix",
+        "view_seed",
+        "num_views",
+        "answers",
+        "bands",
+        "imbalance",
+        "imbalance_power",
+    ),
 }
 _SETTINGS = {  # not in the manifest: from config.yaml, where runs of older versions have the defaults
     "student": ("student", StudentConfig, ("pretrained", "freeze_backbone")),

@@ -377,6 +377,7 @@ def manifest(
         "mix": asdict(d.mix) if d.mix.is_on else {},
         "view_seed": d.view_seed,
         "num_views": d.num_views,
+        **({"answers": changed} if (changed := read_json(run.path(ANSWERS_FILE)).get("changed")) else {}),
         "img_size": d.img_size,
         "selection": "last epoch",
         "tuning_trials": {CONTROL: 0, "method": 0},

@@ -11,15 +11,16 @@ from typing import Any
 
 from sapling import methods
 from sapling.config import RunConfig, build
-from sapling.data.answers import AnswerStore
+from sapling.data.answers import AnswerStore, answers_folder, bytes_there
 from sapling.data.loader import Dataset
 from sapling.errors import RunError, UsageError
 from sapling.record import Run, load_run_config, read_json
 from sapling.screen import Screen
 from sapling.teachers.build_cache import Verification, bytes_per_view, shapes_of, verify_answers
 from sapling.types import Teacher
-from sapling.workflows.answers import FILE, VIEWS, keep, open_store_of, size_in_words
+from sapling.workflows.answers import FILE, VIEWS, fingerprint, keep, open_store_of, size_in_words
 from sapling.workflows.dataset import open_checked
+from sapling.workflows.gate import refuse_replaced
 from sapling.workflows.networks import is_given
 from sapling.workflows.passes import Machine, check_names, prepare_machine
 from sapling.workflows.teacher import CheckedTeacher, get_teacher
@@ -58,7 +59,7 @@ class _Open:
     @property
     def num_bytes(self) -> int:
         shapes = {tap: self.live.shapes[tap] for tap in self.taps}
-        return self.data.num_views * bytes_per_view(self.data.num_classes, shapes, len(self.data.split.train))
+        return self.data.num_views * bytes_per_view(self.data, shapes)
 
 
 def build_kept(blocks: dict[str, Any], screen: Screen) -> Kept:
@@ -90,8 +91,15 @@ def verify_kept(blocks: dict[str, Any], screen: Screen) -> tuple[AnswerStore, Ve
         RunError: nothing is kept, or something is missing.
     """
     with _opened(blocks, screen) as found:
+        of = fingerprint(found.data, found.teacher, found.machine)
+        if not bytes_there(of, found.data.split.train, num_views=found.data.num_views):
+            raise RunError(
+                "no answers of this teacher to these views are kept here",
+                where=str(answers_folder()),
+                remedy="sapling cache build, with the same settings, or set SAPLING_CACHE to the folder that has them",
+            )
         store = open_store_of(found.data, found.teacher, found.machine)
-        parts = tuple(shapes_of(found.data.num_classes, {tap: found.live.shapes[tap] for tap in found.taps}))
+        parts = tuple(shapes_of(found.data, {tap: found.live.shapes[tap] for tap in found.taps}))
         damaged, lacking = store.drop_damaged(parts), store.missing(parts)
         if damaged or lacking:
             what = f"{len(damaged)} damaged files ({', '.join(damaged[:3])}) were removed" if damaged else "nothing"
@@ -117,7 +125,7 @@ def blocks_of_run(folder: Path) -> dict[str, Any]:
     """
     blocks = load_run_config(folder)
     record = read_json(folder / FILE) if (folder / FILE).is_file() else {}
-    if not record.get("num_views") or not (folder / "teacher" / "card.json").is_file():
+    if not record.get("kept") or not (folder / "teacher" / "card.json").is_file():
         raise UsageError(
             "this run keeps no answers of a teacher",
             where=str(folder),
@@ -147,7 +155,9 @@ def _opened(blocks: dict[str, Any], screen: Screen) -> Iterator[_Open]:
         # A run that is there is read with its own settings; its folder is left as it is.
         if is_run:
             assert home is not None
-            yield _open(_Reading(home, config, task="distill"), config, views, screen)
+            reading = _Reading(home, config, task="distill")
+            refuse_replaced(reading)
+            yield _open(reading, config, views, screen)
             return
         check_names(config, "distill")
         with Run(Path(spare) / "run", config, task="distill") as run:

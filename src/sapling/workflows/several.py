@@ -71,6 +71,7 @@ def train_teacher(
     settings = run.config.teacher.by_recipe()
     # Its own views: those that make a good teacher may be too strong for a small student.
     data = data.seen_as(views=settings.views, mixup=settings.mixup, cutmix=settings.cutmix)
+    data = replace(data, num_views=0)  # never the few views that students see, on which it must answer as on new ones
     if folds is not None:
         data = without_fold(data, folds, number)
     architecture = resolve_name(settings.model)

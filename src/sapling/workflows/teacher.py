@@ -23,7 +23,7 @@ from sapling.data.folds import FOLDS_FILE, read_folds
 from sapling.data.loader import Dataset
 from sapling.errors import ModelError
 from sapling.evaluation.metrics import classification_metrics
-from sapling.models.create import count_macs, count_parameters
+from sapling.models.create import count_macs, count_parameters, origin_of
 from sapling.models.load import LoadedModel, ensemble_folders, load_model, save_model
 from sapling.models.tapped import TappedModel
 from sapling.record import Run, atomic_file, read_json, write_json
@@ -69,7 +69,7 @@ class CheckedTeacher:
     def way_of_answering(self) -> dict[str, str]:
         """What its answers depend on beside its weights."""
         return {
-            "architecture": ", ".join(m.architecture for m in self.members),
+            "architecture": ", ".join(f"{m.architecture} {_arguments(m)}".strip() for m in self.members),
             "preprocess": ", ".join(str(m.preprocess) for m in self.members),
             "bands": str(self.bands),
             "symmetries": str(self.symmetries),
@@ -94,6 +94,12 @@ class CheckedTeacher:
     def is_one_network(self) -> bool:
         """Whether it answers with what one network says of the plain image."""
         return len(self.members) == 1 and len(self.symmetries) == 1
+
+
+def _arguments(loaded: LoadedModel) -> str:
+    """What shaped the network beside its name, as text: it may change answers and no weight."""
+    origin = origin_of(loaded.model)
+    return json.dumps(dict(origin.model_args), sort_keys=True, default=str) if origin and origin.model_args else ""
 
 
 def get_teacher(run: Run, data: Dataset, machine: Machine, screen: Screen) -> CheckedTeacher:
