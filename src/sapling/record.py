@@ -61,7 +61,7 @@ def read_json(path: Path) -> Any:
     """Read JSON; a damaged file is a ``RunError`` that names it."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise RunError(f"cannot read {path.name}: {error}", where=str(path)) from None
 
 
@@ -304,7 +304,8 @@ def load_run_config(folder: str | Path) -> dict[str, Any]:
         raise UsageError("no run is here: config.yaml is missing", where=str(folder), remedy="give a run folder")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError, OSError):
+    # Of text that is no such number, date or name, the parser raises whatever Python does.
+    except (yaml.YAMLError, ValueError, ArithmeticError, LookupError, AttributeError, TypeError, OSError):
         content = None
     if not isinstance(content, dict):
         raise RunError("config.yaml of the run is damaged", where=str(path))

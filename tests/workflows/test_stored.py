@@ -84,3 +84,28 @@ def test_a_damaged_or_hostile_run_is_refused(two, tmp_path):
     (two[1] / "results.json").write_text("[" * 100_000)
     with pytest.raises(RunError):
         sapling.compare(two)
+
+
+def test_numbers_beyond_all_bounds_and_deep_nesting_end_in_no_traceback(two):
+    huge, good = 10**400, (two[1] / "results.json").read_text()
+    change(two[1], cost={"teacher_seconds": huge, "phase_seconds": huge}, deploy=_latency(huge))
+    sapling.compare(two)  # what is missing there is no hindrance
+    for values in (
+        {"manifest__split": {"train": 1, "test": huge, "fingerprint": "51" * 32}},
+        {"comparison__verdict__confidence": huge},
+        {"manifest__method_config": json.loads("[" * 300 + "]" * 300)},
+        {"members": [{"arm": arm, "seed": 0} for arm in ("k" * 300, "control")]},
+    ):
+        (two[1] / "results.json").write_text(good)
+        change(two[1], **values)
+        with pytest.raises(RunError):
+            sapling.compare(two)
+    (two[1] / "results.json").write_text(good)
+    for settings in ("a: " + "9" * 5000, "a: !!timestamp x", "a: !!bool x", "a: &a [*a]", "a: " + "[" * 5000):
+        (two[1] / "config.yaml").write_text(settings)
+        with pytest.raises(RunError, match=r"config\.yaml"):
+            sapling.compare(two)
+
+
+def _latency(value):
+    return {"onnx": {"latency_ms": {"1": {"p50": value}}}}

@@ -1,4 +1,7 @@
-"""Read what a run left behind, as far as it came. Never fails for a part that is missing."""
+"""Read what a run left behind, as far as it came. Never fails for a part that is missing.
+
+A run folder may come from anyone: see :mod:`sapling.report.confined`.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sapling.errors import RunError, UsageError
+from sapling.report.confined import MAX_SETTINGS, is_deep, read_confined
 
 
 @dataclass(slots=True)
@@ -44,20 +48,20 @@ def read_run(folder: Path) -> RunRecord:
 
     Raises:
         UsageError: there is no such folder, or it holds nothing of a run.
-        RunError: a JSON file is damaged.
+        RunError: a JSON file is damaged, or a file is a link, no regular file or far too large.
     """
     if not folder.is_dir():
         raise UsageError(f"no run folder {str(folder)!r}", where=str(folder), remedy="sapling report runs/NAME")
     record = RunRecord(folder)
-    record.results = _read_json(folder / "results.json")
-    record.data = _read_json(folder / "data.json")
-    record.environment = _read_json(folder / "environment.json")
-    record.teacher = _read_json(folder / "teacher" / "card.json")
-    record.gallery = _read_json(folder / "gallery.json")
+    record.results = _read_json(folder, "results.json")
+    record.data = _read_json(folder, "data.json")
+    record.environment = _read_json(folder, "environment.json")
+    record.teacher = _read_json(folder, "teacher", "card.json")
+    record.gallery = _read_json(folder, "gallery.json")
     # What a method learns before there are students has another loss and other epochs: no curve beside theirs.
     record.history = [e for e in read_lines(folder / "metrics.jsonl") if not str(e.get("pass")).startswith("phase-")]
-    config = folder / "config.yaml"
-    record.config = config.read_text(encoding="utf-8", errors="replace") if config.is_file() else ""
+    config = read_confined(folder, "config.yaml", limit=MAX_SETTINGS) or b""
+    record.config = config.decode(errors="replace").replace("\r\n", "\n")
     parts = {
         "results (results.json)": record.results,
         "learning curves (metrics.jsonl)": record.history,
@@ -76,14 +80,20 @@ def read_run(folder: Path) -> RunRecord:
     return record
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
+def _read_json(folder: Path, *names: str) -> dict[str, Any]:
+    text = read_confined(folder, *names)
+    if text is None:
         return {}
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
+        content = json.loads(text.decode("utf-8"))
+        if is_deep(content):
+            raise ValueError("it is nested too deeply")
+    except (ValueError, RecursionError) as error:
+        why = "it is nested too deeply" if isinstance(error, RecursionError) else error
         raise RunError(
-            f"{path.name} cannot be read: {error}", where=str(path), remedy="repeat the command of the run"
+            f"{names[-1]} cannot be read: {why}",
+            where=str(folder.joinpath(*names)),
+            remedy="repeat the command of the run",
         ) from None
     return content if isinstance(content, dict) else {}
 
@@ -92,15 +102,13 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     """Lines that are whole; a killed run may leave half a line at the end. A later line replaces an earlier
     one of the same member and epoch, as a resumed run writes it again.
     """
-    if not path.is_file():
-        return []
     found: dict[tuple[Any, ...], dict[str, Any]] = {}
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    for line in (read_confined(path.parent, path.name) or b"").splitlines():
         try:
-            entry = json.loads(line)
-        except ValueError:
+            entry = json.loads(line.decode(errors="replace"))
+        except (ValueError, RecursionError):
             continue
-        if isinstance(entry, dict) and number(entry.get("epoch")) is not None:
+        if isinstance(entry, dict) and not is_deep(entry) and number(entry.get("epoch")) is not None:
             found[(str(entry.get("pass")), str(entry.get("member")), int(entry["epoch"]))] = entry
     return list(found.values())
 
@@ -109,7 +117,10 @@ def number(value: Any) -> float | None:
     """``value`` as a finite float, or None: whatever an older or damaged run may hold."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return float(value) if math.isfinite(value) else None
+    try:
+        return float(value) if math.isfinite(value) else None
+    except OverflowError:  # a whole number with hundreds of digits
+        return None
 
 
 def numbers(values: Any) -> list[float]:

@@ -9,10 +9,12 @@ from typing import Any
 
 import jinja2
 
+from sapling.errors import RunError
 from sapling.report import class_figures, class_intervals, details, figures, reliability, sections, wording
+from sapling.report.confined import refuse_output
 from sapling.report.diagnosis import diagnosis_section
 from sapling.report.efficiency import efficiency_section
-from sapling.report.folder import read_run
+from sapling.report.folder import number, read_run
 from sapling.report.gallery import gallery_section
 from sapling.report.levels import level_table
 from sapling.report.phases import phase_section
@@ -32,13 +34,23 @@ def write_report(run_folder: Path) -> Path:
         Path of ``report.html``.
 
     Raises:
-        RunError: there is no run, or one of its files is damaged.
+        RunError: there is no run, one of its files is damaged, or a link is in the way.
     """
     folder = Path(run_folder)
-    summary = summarise(read_run(folder))
-    content, drawings = _content(summary)
-    for drawing in drawings:
-        write_page(folder / "figures" / f"{drawing.name}.svg", drawing.file)
+    record = read_run(folder)
+    try:
+        content, drawings = _content(summarise(record))
+    except (ArithmeticError, RecursionError) as error:
+        raise RunError(
+            f"results.json holds what no run writes ({type(error).__name__})",
+            where=str(folder),
+            remedy="repeat the command of the run",
+        ) from None
+    names = [("figures", f"{drawing.name}.svg") for drawing in drawings]
+    for name in (*names, ("report.html",)):
+        refuse_output(folder, *name)
+    for name, drawing in zip(names, drawings, strict=True):
+        write_page(folder.joinpath(*name), drawing.file)
     page = page_environment().get_template("report.html.j2").render(content)
     return write_page(folder / "report.html", page)
 
@@ -81,7 +93,7 @@ def _content(summary: Summary) -> tuple[dict[str, Any], list[Drawing]]:
         "rows": metric_rows(summary),
         "comparison": summary.is_comparison,
         "several_seeds": len(summary.seeds) > 1,
-        "confidence": f"{100 * float(summary.verdict.get('confidence') or 0.95):.0f}",
+        "confidence": f"{100 * (number(summary.verdict.get('confidence')) or 0.95):.0f}",
         "gain": keep(figures.gain_figure(summary.verdict, summary.seeds)),
         "standing": keep(figures.standing_figure(summary)),
         "standing_note": sections.standing(summary),

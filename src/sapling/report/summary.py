@@ -325,7 +325,7 @@ def _confusion(member: dict[str, Any], num_classes: int) -> Floats | None:
         return None
     try:
         counts = np.array(rows, dtype=np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     return counts if np.isfinite(counts).all() else None
 

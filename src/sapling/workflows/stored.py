@@ -24,10 +24,10 @@ from sapling.evaluation.metrics import confusion_matrix, macro_scores
 from sapling.evaluation.multilabel import average_precision
 from sapling.evaluation.verdict import AnyMeasure
 from sapling.record import FORMAT, SPLIT_FILE, load_run_config, read_json
+from sapling.report.confined import MAX_JSON, MAX_SETTINGS, is_deep, is_within
 from sapling.report.folder import block, inner, listing, number
 
 CONTROL = "control"
-_MAX_JSON, _MAX_SETTINGS = 2**29, 2**20  # bytes
 _MAX_SEEDS = 1000
 _MAX_LOGITS, _MAX_KEPT = 2**28, 2**29  # numbers: of one member, and of all that is kept of a run
 _MAX_HEADER = 2**20  # bytes of an answers' file beside its numbers
@@ -187,12 +187,11 @@ def _results(place: Path) -> dict[str, Any]:
                 remedy=f"sapling distill --resume {shlex.quote(str(place))}",
             )
         raise UsageError("no run is here: results.json is missing", where=str(place), allowed="run folders")
-    if path.stat().st_size > _MAX_JSON:
-        raise _damaged(place, f"results.json is larger than {_MAX_JSON >> 20} MB")
-    try:
-        results = read_json(path)
-    except RecursionError:
-        raise _damaged(place, "results.json is nested too deeply") from None
+    if path.stat().st_size > MAX_JSON:
+        raise _damaged(place, f"results.json is larger than {MAX_JSON >> 20} MB")
+    results = read_json(path)
+    if is_deep(results):
+        raise _damaged(place, "results.json is nested too deeply")
     if not isinstance(results, dict):
         raise _damaged(place, "results.json holds no results")
     if results.get("task") != "distill":
@@ -210,27 +209,23 @@ def _results(place: Path) -> dict[str, Any]:
 
 def _settings(place: Path) -> dict[str, Any]:
     path = _inside(place, "config.yaml")
-    if path.is_file() and path.stat().st_size > _MAX_SETTINGS:
-        raise _damaged(place, f"config.yaml is larger than {_MAX_SETTINGS >> 20} MB")
+    if path.is_file() and path.stat().st_size > MAX_SETTINGS:
+        raise _damaged(place, f"config.yaml is larger than {MAX_SETTINGS >> 20} MB")
     try:
-        return load_run_config(place)
+        settings = load_run_config(place)
     except RecursionError:
-        raise _damaged(place, "config.yaml is nested too deeply") from None
+        settings = None
+    if settings is None or is_deep(settings):
+        raise _damaged(place, "config.yaml is nested too deeply")
+    return settings
 
 
 def _inside(place: Path, *names: str) -> Path:
     """A path in the run folder; neither a name nor a link may lead out of it."""
     path = place.joinpath(*names)
-    if any(c in name for name in names for c in "/\\\0") or not _is_within(path, place):
+    if any(c in name for name in names for c in "/\\\0") or not is_within(path, place):
         raise _damaged(place, f"a name or a link leads out of the run: {'/'.join(names)[:120]!r}")
     return path
-
-
-def _is_within(path: Path, place: Path) -> bool:
-    try:
-        return path.resolve().is_relative_to(place.resolve())
-    except (OSError, RuntimeError):  # links in a ring
-        return False
 
 
 def _read_logits(
@@ -304,7 +299,7 @@ def _check_scores(place: Path, results: Mapping[str, Any], found: Mapping[str, A
 def _test_keys(place: Path) -> str | None:
     """Sha256 of the names of the test images, in their order."""
     path = _inside(place, SPLIT_FILE)
-    if not path.is_file() or path.stat().st_size > _MAX_JSON:
+    if not path.is_file() or path.stat().st_size > MAX_JSON:
         return None
     digest = hashlib.sha256()
     try:
