@@ -188,6 +188,12 @@ def _there(config: RunConfig, data: Dataset, teacher: CheckedTeacher, machine: M
     return bytes_there(fingerprint(data, teacher, machine), data.split.train, num_views=views)
 
 
+def recorded(run: Run) -> dict[str, Any]:
+    """How students of a run heard their teacher, as it was decided; empty where nobody decided."""
+    file = run.path(FILE)
+    return dict(read_json(file)) if file.exists() else {}
+
+
 def keep(
     data: Dataset,
     teacher: CheckedTeacher,

@@ -19,13 +19,12 @@ from sapling.engine.trainer import Member
 from sapling.errors import UsageError
 from sapling.evaluation.fidelity import fidelity
 from sapling.models.create import count_macs, count_parameters, resolve_name
-from sapling.record import FORMAT, Run, command_line, environment, now, read_json, run_folder
+from sapling.record import FORMAT, Run, command_line, environment, now, run_folder
 from sapling.report.page import write_report
 from sapling.screen import Screen
 from sapling.types import Teacher
 from sapling.workflows import measures, scores
-from sapling.workflows.answers import FILE as ANSWERS_FILE
-from sapling.workflows.answers import hear
+from sapling.workflows.answers import hear, recorded
 from sapling.workflows.dataset import data_warnings, open_checked, write_data_card
 from sapling.workflows.diagnosis import diagnosis, log_line, look
 from sapling.workflows.gallery import write_gallery
@@ -289,7 +288,7 @@ def _judge(
         "manifest": manifest(run, data, machine, epochs, seeds, records),
         "classes": list(data.classes),
         **({"multi_label": True} if data.multi_label else {}),
-        "teacher": {**teacher_card, "heard": read_json(run.path(ANSWERS_FILE))},
+        "teacher": {**teacher_card, "heard": recorded(run)},
         "members": members,
         "comparison": {"measure": measure, "verdict": verdict.as_dict(), **figures},
         "shipped": shipped,
@@ -377,7 +376,7 @@ def manifest(
         "mix": asdict(d.mix) if d.mix.is_on else {},
         "view_seed": d.view_seed,
         "num_views": d.num_views,
-        **({"answers": changed} if (changed := read_json(run.path(ANSWERS_FILE)).get("changed")) else {}),
+        **({"answers": changed} if (changed := recorded(run).get("changed")) else {}),
         "img_size": d.img_size,
         "selection": "last epoch",
         "tuning_trials": {CONTROL: 0, "method": 0},
