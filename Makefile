@@ -9,7 +9,7 @@ UV := $(shell command -v uv 2>/dev/null || echo .uv-env/bin/uv)
 demo: $(UV)
 	$(UV) run --no-dev sapling demo
 test: $(UV)
-	$(UV) run pytest
+	$(UV) run pytest -n 2 --dist loadfile
 lint: $(UV)
 	$(UV) run ruff check
 	$(UV) run ruff format --check

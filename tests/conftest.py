@@ -1,4 +1,4 @@
-"""What every test shares: a cache of its own, two threads at most, a small folder of images, one finished run."""
+"""What every test shares: a cache of its own, a small folder of images, one finished run."""
 
 import os
 import sys
@@ -13,6 +13,8 @@ from tests.digests import sources_digest
 
 # threads that wait for work sleep; by default they spin, and on a busy machine hold the core of what they wait for
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # is read when torch is first loaded
+if "PYTEST_XDIST_WORKER" in os.environ:  # workers share the cores: one thread each, and so do their children
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 # a busy machine must not fail a test: no deadline; the same examples every time
 settings.register_profile("sapling", deadline=None, derandomize=True)
 settings.load_profile("sapling")
