@@ -64,10 +64,15 @@ def open_dev(name: str, **changes: Any) -> Dataset:
         name: of the set.
         **changes: of the images' size or views; not of the split.
     """
-    data = _opened(name, **changes)
+    data = subset(name, _opened(name, **changes))
+    return replace(data, split=replace(data.split, test=data.split.test[:0]))
+
+
+def subset(name: str, data: Dataset) -> Dataset:
+    """At most the images of ``SUBSETS`` to train and for dev; test is left whole."""
     for part, most in zip(("train", "val"), SUBSETS.get(name, ()), strict=False):
         data = some(data, part, most)  # type: ignore[arg-type]
-    return replace(data, split=replace(data.split, test=data.split.test[:0]))
+    return data
 
 
 def open_test(name: str, *, reason: str, **changes: Any) -> Dataset:
