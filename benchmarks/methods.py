@@ -1,6 +1,6 @@
 """Claim: what each method gains over the same student without a teacher, on dev images; equal trials for all.
 
-    python benchmarks/methods.py FOLDER SET[:TEACHER] [SEED ..] [--arms NAME,NAME ..]
+    python benchmarks/methods.py FOLDER SET[:TEACHER] [SEED ..] [--arms NAME;NAME ..] [--img-size 32] [--threads 1]
 
 SET is one of ``sets.py``; TEACHER a folder of a trained network, or nothing: a ResNet-18 is then trained from scratch
 and kept in FOLDER. For each seed one pass trains cnn3 alone and with every arm on the same batches. What is done is
@@ -107,9 +107,11 @@ def answers(model: TappedModel, data: Dataset, config: RunConfig, machine: Machi
     return np.asarray(logits, dtype=np.float32)
 
 
-def open_teacher(folder: Path, name: str, data: Dataset, config: RunConfig, machine: Machine) -> Path:
-    """A teacher's folder; trained where there is none."""
-    place = folder / name / "teacher"
+def open_teacher(
+    folder: Path, name: str, data: Dataset, config: RunConfig, machine: Machine, label: str | None = None
+) -> Path:
+    """A teacher's folder; trained where there is none. ``label`` is what the folder is called, by itself ``name``."""
+    place = folder / (label or name) / "teacher"
     if (place / "figures.json").exists():
         return place
     epochs = TEACHER_EPOCHS[name]
@@ -164,7 +166,7 @@ def one_pass(
     seconds = build_answers(store, live, data, taps=taps, batch_size=size, device=machine.device)
     print(f"  {place.parent.name}: the teacher's answers took {seconds:.0f} s", flush=True)
     heard = CachedTeacher(live, store, num_classes=data.num_classes, taps=taps)
-    epochs = STUDENT_EPOCHS[place.parent.name.partition("@")[0]]
+    epochs = STUDENT_EPOCHS[place.parent.name.partition("@")[0].partition("-")[0]]
     optim = optim_settings(config, data, epochs=epochs, pretrained=False)
     members = [
         make_member(
@@ -262,14 +264,20 @@ def main() -> None:
     parser.add_argument("set")
     parser.add_argument("seeds", type=int, nargs="*", default=[0, 1, 2, 3, 4])
     parser.add_argument("--arms", help="names with ';' between them; all by default")
+    parser.add_argument("--img-size", type=int, help="pixels; by itself as sets.py has it")
+    parser.add_argument("--threads", type=int, help="threads of torch")
     given = parser.parse_args()
     name, _, teacher = given.set.partition(":")
     arms = {arm: ARMS[arm] for arm in given.arms.split(";")} if given.arms else ARMS
-    data = replace(open_dev(name), num_views=VIEWS)
+    changes = {"img_size": given.img_size} if given.img_size else {}
+    label = f"{name}-{given.img_size}px" if given.img_size else name
+    data = replace(open_dev(name, **changes), num_views=VIEWS)
     config = settings(data)
+    if given.threads:
+        config = config.model_copy(update={"train": config.train.model_copy(update={"threads": given.threads})})
     machine = prepare_machine(config)
-    folder = Path(teacher) if teacher else open_teacher(given.folder, name, data, config, machine)
-    place = given.folder / (f"{name}@{folder.parent.name}" if teacher else name)
+    folder = Path(teacher) if teacher else open_teacher(given.folder, name, data, config, machine, label)
+    place = given.folder / (f"{label}@{folder.parent.name}" if teacher else label)
     for seed in given.seeds:
         missing = {arm: ARMS[arm] for arm in arms if not (place / f"seed{seed}" / f"{arm}.npz").exists()}
         if missing:

@@ -2,7 +2,7 @@
 
     python benchmarks/teacher_recipes.py FOLDER [IMG_SIZE] [RECIPE[:SEED] ..]
 
-AID (100 images of each of 30 classes), 1,800 to train, 600 for dev, 600 for test, which stay closed. For each recipe
+AID (100 images of each of 30 classes), 1,800 to train, 600 for dev (``sets.py``; test stays closed). For each recipe
 and seed a ResNet-18 is trained from scratch; then one pass trains cnn3 alone and with several methods, on the same
 batches. ``NAME*3`` is the mean of the logits of that recipe's three teachers. Results are kept in FOLDER after each
 step, so that a later call goes on; ``results/teacher_recipes.json`` collects them.
@@ -11,7 +11,6 @@ step, so that a later call goes on; ``results/teacher_recipes.json`` collects th
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 from collections.abc import Mapping
@@ -19,9 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from sets import open_dev
 
 from sapling.config import RunConfig, build
-from sapling.data.loader import Dataset, load_data
+from sapling.data.loader import Dataset
 from sapling.engine.trainer import Member, PassSettings, fit
 from sapling.evaluation.metrics import classification_metrics
 from sapling.evaluation.soft_targets import soft_targets
@@ -66,16 +66,8 @@ class Mean:
 
 
 def settings(img_size: int) -> RunConfig:
-    """What teachers and students share."""
-    source = f"{os.environ['SAPLING_TEST_DATA']}/aid_100.zip"
-    shares = {"val_share": 0.2, "test_share": 0.2}
-    return build({"data": {"source": source, "img_size": img_size, "views": "aerial", **shares}})
-
-
-def opened(config: RunConfig) -> Dataset:
-    """The data of the settings."""
-    d = config.data
-    return load_data(d.source, img_size=d.img_size, views=d.views, val_share=d.val_share, test_share=d.test_share)
+    """What teachers and students share; the data are opened by ``sets.py``."""
+    return build({"data": {"source": "aid", "img_size": img_size, "views": "aerial"}})
 
 
 def train(
@@ -155,7 +147,7 @@ def main() -> None:
     """Go on where the last call stopped."""
     folder, img_size = Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 64
     config = settings(img_size)
-    data, machine = opened(config), prepare_machine(config)
+    data, machine = open_dev("aid", img_size=img_size), prepare_machine(config)
     for wanted in sys.argv[3:] or [f"{recipe}:{seed}" for seed in range(3) for recipe in RECIPES]:
         name, _, seed_text = wanted.partition(":")
         seed, started = int(seed_text or 0), time.perf_counter()
