@@ -46,6 +46,7 @@ from sapling.workflows.passes import (
 from sapling.workflows.several import given_folds, teacher_epochs
 
 WARM_STEPS, TIMED_STEPS = 1, 3
+FEW_IMAGES, LONG_STEP = 8, 2.0
 FIXED_SECONDS = 15
 
 
@@ -168,10 +169,19 @@ def _card(name: str, model: torch.nn.Module, shape: tuple[int, ...]) -> dict[str
 
 
 def _time_step(model: torch.nn.Module, shape: tuple[int, ...], batch: int, machine: Machine, *, train: bool) -> float:
-    """Median seconds of one step on noise: forward and backward, or forward alone."""
+    """Median seconds of one step on noise: forward and backward, or forward alone.
+
+    Where a whole batch would take long, so many times the seconds of a few images: the plan must not take minutes.
+    """
+    few = min(batch, FEW_IMAGES)
+    seconds = _time_steps(model, (few, *shape), machine, train=train) * batch / few
+    return seconds if few == batch or seconds > LONG_STEP else _time_steps(model, (batch, *shape), machine, train=train)
+
+
+def _time_steps(model: torch.nn.Module, shape: tuple[int, ...], machine: Machine, *, train: bool) -> float:
+    """Median seconds of one step on ``[B,C,H,W]`` noise."""
     model = model.to(machine.device).to(memory_format=torch.channels_last).train(train)
-    generator = torch.Generator().manual_seed(0)
-    images = torch.rand(batch, *shape, generator=generator).to(machine.device)
+    images = torch.rand(*shape, generator=torch.Generator().manual_seed(0)).to(machine.device)
     images = images.contiguous(memory_format=torch.channels_last)
     taken = []
     for _ in range(WARM_STEPS + TIMED_STEPS):
