@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -55,6 +56,39 @@ def test_gains_pairs_and_holm_are_those_of_the_stored_answers(two, tmp_path):
     change(runs[1], teacher__model="runs/kd/teacher")  # the same weights, given as a folder
     assert sapling.compare(runs).scope == found.scope
     json.dumps(found.as_dict(), allow_nan=False)
+
+
+def test_one_seed_speaks_of_students_and_few_are_preliminary(tmp_path, capsys):
+    """evidence.md: a single seed compares this trained student with this trained control, never the methods."""
+    for seeds in (1, 3, 5):
+        root = tmp_path / str(seeds)
+        runs = [store_run(root / m, method=m, gain=g, seeds=seeds) for m, g in (("kd", 0.15), ("dist", -0.2))]
+        runs.append(store_run(root / "dkd", method="dkd", seeds=seeds))
+        assert main(["compare", *map(str, runs), "-o", str(root / "out")]) == 0
+        shown = " ".join(capsys.readouterr().out.split())
+        page = (root / "out" / "compare.html").read_text(encoding="utf-8")
+        found = sapling.compare(runs)
+        assert [m.outcome for m in found.methods] == ["better", "worse", "no difference shown"]
+        said = found.statement + found.between
+        assert ("preliminary" in found.statement) == (seeds == 3) == ("preliminary" in found.between)
+        assert ("preliminary" in found.statement.rpartition(" (")[0]) == (seeds == 3)  # in the headline
+        badge = re.search(r"</svg>([^<]*)</span>\s*<h1>", page)[1]
+        if seeds > 1:
+            assert "kd is better than the same student trained alone; dist is worse" in said
+            assert badge == "Some better, some worse" + (", preliminary" if seeds == 3 else "")
+            continue
+        assert not re.search(r"\b(is|are) (better|worse) than", said + shown + page)
+        assert found.statement.startswith(
+            "With this one seed, of 3 trained students, that of kd did better than the same student trained alone; "
+            "that of dist did worse"
+        )
+        assert "; this says nothing of the methods (one seed" in found.statement
+        assert found.between.startswith("Between the students: that of kd did better than that of dist")
+        assert "verdict, these students" in shown
+        assert "did better" in shown.partition("P(best)")[2]
+        assert badge == "One seed: these students only"
+        assert '<div class="hero level' in page
+        assert re.search(r"<td>did worse", page)
 
 
 def test_a_verdict_that_holm_takes_back_is_none(two, tmp_path, monkeypatch):

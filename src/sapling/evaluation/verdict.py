@@ -176,13 +176,14 @@ def conclude(
     detectable: dict[str, float | None] = {"now": 1.0, "twice_the_seeds": None, "endless_seeds": None}
     if num_groups > 1:
         # Where the yardsticks were overruled (hardly any image differs), the width itself is the limit.
+        # More seeds do not lower it: it comes of the images.
         is_overruled = half_width > float(reading.widest)
         limit = half_width if is_overruled else 0.0
-        detectable["now"] = now = min(max(smallest_shown(parts, confidence), limit), 1.0)
-        if num_seeds > 1:
-            twice = min(smallest_shown(parts, confidence, seed_factor=2.0), now)
-            detectable["twice_the_seeds"] = twice
-            detectable["endless_seeds"] = min(smallest_shown(parts, confidence, seed_factor=math.inf), twice)
+        most = 1.0  # no plan shows less than the one before it
+        for plan, factor in (("now", 1.0), ("twice_the_seeds", 2.0), ("endless_seeds", math.inf)):
+            if factor == 1.0 or num_seeds > 1:
+                most = min(max(smallest_shown(parts, confidence, seed_factor=factor), limit), most)
+                detectable[plan] = most
     counts = _Counts(num_seeds, num_images, num_groups, has_groups)
     return Verdict(
         outcome=outcome,
@@ -281,16 +282,23 @@ def _statement(
         f"{_signed(high, digits)}; {counts.words()})"
     )
     method, control = names
+    caveat = preliminary(counts.seeds)
     if outcome != "no difference shown":
         subject = f"{method[:1].upper()}{method[1:]}"
         if counts.seeds == 1:
             return f"With this one seed {method} is {outcome} than {control}: {span}; another may differ."
-        return f"{subject} is {outcome} than {control}: {span}."
+        return f"{subject} is {outcome} than {control}{caveat}: {span}."
     limit = math.ceil(round(1000.0 * (detectable or 1.0), 6)) / 10.0
     with_seeds = "with one seed" if counts.seeds == 1 else f"with {counts.seeds} seeds"
     if limit >= 100.0:
-        return f"No difference shown: {span}; {with_seeds} and so few images this test can show none reliably."
-    return f"No difference shown: {span}; {with_seeds} this test can show differences above {limit:.1f} points."
+        return f"No difference shown{caveat}: {span}; {with_seeds} and so few images this test can show none reliably."
+    return f"No difference shown{caveat}: {span}; {with_seeds} this test can show differences above {limit:.1f} points."
+
+
+def preliminary(num_seeds: int) -> str:
+    """What a headline adds where there are several seeds, but too few for a claim; else empty."""
+    few = 1 < num_seeds < SEEDS_FOR_HEADLINES
+    return f", still preliminary (a firm claim needs {SEEDS_FOR_HEADLINES} seeds)" if few else ""
 
 
 def _signed(value: float, digits: int) -> str:
