@@ -38,6 +38,9 @@ def test_what_was_allowed_and_found_stands_on_the_page(page):
     assert "one split: other teachers or splits may give another answer" in visible
     assert re.search(r"budget\s*the same", visible, re.IGNORECASE)
     assert re.search(r"recipe\s*not alike", visible, re.IGNORECASE)
+    # nobody checked what was declared before
+    assert "runs that were left out are not counted" in visible
+    assert "declared beforehand" not in visible
 
 
 def test_hostile_runs_are_text_and_nothing_is_asked_of_a_network(page):

@@ -317,7 +317,8 @@ def _alike(comparison: Mapping[str, Any], methods: Sequence[Mapping[str, Any]]) 
         (f"{kind.capitalize()}", "not alike: see the top of this page" if kind in allowed else f"the same: {what}")
         for kind, what in checked.items()
     ]
-    rows.append(("Comparisons", f"declared beforehand: each of the {len(methods)} methods with its control"))
+    counted = "Holm counts all runs that were handed to sapling compare; runs that were left out are not counted"
+    rows.append(("Comparisons", f"each of the {len(methods)} methods with its control. {counted}"))
     return rows
 
 
