@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 import sapling
 from sapling.config import build
 from sapling.errors import ConfigError
+from sapling.evaluation import compare
 from sapling.report.details import fairness
 from sapling.report.folder import read_run
 from sapling.report.summary import summarise
 from sapling.tables import print_result
-from sapling.workflows.cautions import short_training, unequal_tuning
-from tests.conftest import SMALL_RUN
+from sapling.workflows.cautions import short_training, unequal_tuning, uneven_groups
+from tests.conftest import SMALL_RUN, write_images
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +67,33 @@ def test_declared_trials_reach_manifest_page_and_warnings(tuned, finished_run):
     assert finished_run.results["manifest"]["tuning_trials"] == {"control": 0, "method": 0}
     said = fairness(summarise(read_run(finished_run.folder)))
     assert "No tuning trials were declared, for either." in said
+
+
+def test_groups_of_unequal_sizes_are_said(finished_run, tmp_path):
+    """Some trees have four views and some one: the verdict counts trees, a student's accuracy images."""
+    photos = write_images(tmp_path / "photos", per_class=36)
+    for file in photos.glob("*/*.png"):
+        number = int(file.stem)
+        tree = number // 4 if number < 24 else number
+        file.rename(file.with_name(f"tree{tree}_view{number}.png"))
+    run = sapling.distill(
+        data={"source": str(photos), "img_size": 16, "group_pattern": "(.+)_view", "test_share": 0.3},
+        student="cnn3",
+        teacher={"model": str(finished_run.folder / "teacher"), "accept_weak": True},
+        train={**SMALL_RUN["train"], "epochs": 1, "num_seeds": 1},
+        deploy={"onnx": False, "latency_seconds": 0},
+        output=tmp_path / "r",
+    )
+    verdict = run.results["comparison"]["verdict"]
+    assert verdict["num_groups"] < verdict["num_images"]
+    assert "groups counted alike" in verdict["statement"]
+    (text,) = (w for w in run.results["warnings"] if "groups of unequal sizes" in w)
+    levels = {m["arm"]: m["test"]["top1"] for m in run.results["members"]}
+    assert f"({100 * verdict['difference']:+.1f} points)" in text
+    assert f"differ by {100 * (levels['kd'] - levels['control']):+.1f} points" in text
+    found = compare(np.ones((1, 4)), np.ones((1, 4)))
+    assert uneven_groups(found, [], np.zeros(4, int), None) == []
+    assert uneven_groups(found, [], np.zeros(4, int), ["a", "a", "b", "b"]) == []
 
 
 def test_trials_are_declared_alike_or_warned_about():

@@ -3,9 +3,9 @@
 The recall of a class is a mean over its images, so its gain has the interval of the verdict (:mod:`.crossed`), which is
 honest about a handful of images, and not that of the bootstrap: a class of which no answer differs would have none.
 With two or three seeds it may be wider than what can be; it is cut to what the intervals of the two recalls allow. In
-simulations of equal methods (30 images, 1 to 3 seeds, accuracies of 60 to 97 %) that cost no coverage.
-Of labels it is the average precision, by the jackknife of :mod:`.ranked`. These intervals are read one by one: of 100
-classes without any change some five lie beside zero.
+simulations of equal methods (30 images, 1 to 3 seeds, accuracies of 60 to 97 %) that cost no coverage. Groups count
+alike, as in the verdict. Of labels it is the average precision, by the jackknife of :mod:`.ranked`. These intervals are
+read one by one: of 100 classes without any change some five lie beside zero.
 """
 
 from __future__ import annotations

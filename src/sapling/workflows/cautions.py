@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from sapling.config import RunConfig
 from sapling.data.layout import many
 from sapling.data.loader import Dataset
 from sapling.evaluation.diagnosis import is_too_short
+from sapling.evaluation.verdict import Verdict, layout_of
 from sapling.workflows.dataset import data_warnings
 from sapling.workflows.gate import remarks_without_teacher, warnings_about
 from sapling.workflows.phases import phase_warnings
@@ -41,6 +45,30 @@ def warnings_of(
         *data_warnings(data),
         *phase_warnings(phases),
     ]
+
+
+def uneven_groups(
+    verdict: Verdict, members: Sequence[Mapping[str, Any]], truth: NDArray[np.int64], groups: list[str] | None
+) -> list[str]:
+    """How levels and verdict differ where groups of test images are of unequal sizes.
+
+    Args:
+        verdict: of the run.
+        members: entries of ``results.json``.
+        truth: of the test images.
+        groups: of the test images, or None.
+    """
+    measure = verdict.measure
+    if groups is None or measure == "map" or not layout_of(len(truth), measure, truth, groups).is_uneven:
+        return []
+    levels = [[float(m["test"][measure]) for m in members if (m["arm"] == "control") == c] for c in (True, False)]
+    by_image = float(np.mean(levels[1]) - np.mean(levels[0]))
+    text = (
+        "Test images come in groups of unequal sizes. The verdict and the gains of classes count every group alike "
+        f"({100 * verdict.difference:+.1f} points); the levels of single networks count every image, and control and "
+        f"student differ by {100 * by_image:+.1f} points in them."
+    )
+    return [text]
 
 
 def short_training(fitted: float, epochs: int, steps: int) -> list[str]:

@@ -12,6 +12,10 @@ from sapling.evaluation.verdict import SEEDS_FOR_HEADLINES, Outcome, Verdict, pr
 from sapling.workflows.comparable import Difference
 
 CONTROL_NAME = "the same student trained alone"
+UNEVEN = (
+    "Test images come in groups of unequal sizes: gains, verdicts and ranks count every group alike, the levels beside "
+    "them every image, so that the gain is not quite the difference of two levels."
+)
 MOST_NAMED = 6  # in a sentence; of more it gives the number
 
 

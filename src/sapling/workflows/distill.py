@@ -25,7 +25,7 @@ from sapling.screen import Screen
 from sapling.types import Teacher
 from sapling.workflows import measures, scores
 from sapling.workflows.answers import hear, recorded
-from sapling.workflows.cautions import warnings_of
+from sapling.workflows.cautions import uneven_groups, warnings_of
 from sapling.workflows.dataset import open_checked, write_data_card
 from sapling.workflows.diagnosis import diagnosis, log_line, look
 from sapling.workflows.gallery import write_gallery
@@ -297,7 +297,10 @@ def _judge(
         "test_opened": opened,
         "shipped": shipped,
         **({"phases": phases} if phases else {}),
-        "warnings": warnings_of(teacher.card, data, config, phases=phases, fitted=fitted, terms=terms),
+        "warnings": [
+            *warnings_of(teacher.card, data, config, phases=phases, fitted=fitted, terms=terms),
+            *uneven_groups(verdict, members, labels, groups),
+        ],
     }
     results["diagnosis"] = diagnosis(
         run,
