@@ -54,9 +54,11 @@ def print_comparison(found: Comparison) -> None:
     from rich.text import Text
 
     from sapling.data.layout import printable
+    from sapling.report.comparison import outcome_words
     from sapling.tables import new_table, open_console
 
-    console = open_console()
+    console, num_seeds = open_console(), len(found.seeds)
+    of = "verdict, these students" if num_seeds == 1 else "verdict"
     console.print()
     console.print(Text(printable(found.statement), style="bold"))
     console.print(Text(printable(found.between)))
@@ -68,7 +70,7 @@ def print_comparison(found: Comparison) -> None:
         console.print(Text(f"note: {printable(note)}", style="yellow"))
     measure = {"top1": "top-1", "macro_recall": "macro recall", "map": "mAP"}[found.measure]
     columns = (("", "left"), (measure, "right"), ("gain", "right"), (f"{100 * found.confidence:.4g} %", "right"))
-    rest = (("p (Holm)", "right"), ("can show", "right"), ("rank", "right"), ("P(best)", "right"), ("verdict", "left"))
+    rest = (("p (Holm)", "right"), ("can show", "right"), ("rank", "right"), ("P(best)", "right"), (of, "left"))
     table = new_table(*columns, *rest)
     if found.controls.are_one and found.control_standing is not None:
         own = found.control_standing
@@ -86,15 +88,16 @@ def print_comparison(found: Comparison) -> None:
             "" if v.detectable["now"] is None else f"{100 * v.detectable['now']:.1f}",
             f"{m.standing.mean_rank:.1f}",
             f"{m.standing.best:.0%}",
-            m.outcome,
+            outcome_words(m.outcome, num_seeds),
         )
     console.print(table)
-    table = new_table(("method less method", "left"), *columns[2:], ("p (Holm)", "right"), ("verdict", "left"))
+    table = new_table(("method less method", "left"), *columns[2:], ("p (Holm)", "right"), (of, "left"))
     for pair in found.pairs:
         v = pair.verdict
         span = f"{100 * v.low:+.1f} to {100 * v.high:+.1f}"
         name = f"{printable(pair.second)} less {printable(pair.first)}"
-        table.add_row(Text(name), f"{100 * v.difference:+.2f}", span, f"{pair.p_adjusted:.3f}", pair.outcome)
+        said = outcome_words(pair.outcome, num_seeds)
+        table.add_row(Text(name), f"{100 * v.difference:+.2f}", span, f"{pair.p_adjusted:.3f}", said)
     console.print(table)
     if found.controls.are_one:
         console.print(Text(printable(found.controls.statement), style="dim"))

@@ -252,12 +252,20 @@ class MethodBlock(BaseModel):
         return arm_of(self.name)
 
 
+class TuningTrials(Block):
+    """How many settings were tried before this run, of each arm."""
+
+    control: int = Field(0, ge=0)
+    method: int = Field(0, ge=0)
+
+
 class EvaluateConfig(Block):
     """What is measured."""
 
     batch_size: int = Field(256, ge=1, description="images per forward pass in evaluation")
     measure: Literal["auto", "top1", "macro_recall"] = Field("auto", description="auto: macro recall above 5:1")
     confidence: float = Field(0.95, gt=0.5, lt=1, description="of intervals")
+    tuning_trials: TuningTrials = Field(TuningTrials(), description="settings tried before: {control: 8, method: 8}")
 
 
 class DeployConfig(Block):

@@ -40,6 +40,7 @@ YOUNGER: dict[str, dict[str, Any]] = {
     },
     "student": {"freeze_backbone": False},
     "deploy": {"latency_seconds": 1.0},
+    "evaluate": {"tuning_trials": {"control": 0, "method": 0}},
 }
 
 

@@ -49,6 +49,7 @@ def print_result(result: RunResult) -> None:
     """Verdict, table of teacher, control and distilled student, and where things are."""
     from rich.text import Text
 
+    from sapling.report.details import looks_at_test
     from sapling.report.diagnosis import terminal_lines  # not above: the page brings matplotlib
 
     results, console = result.results, open_console()
@@ -56,6 +57,7 @@ def print_result(result: RunResult) -> None:
     if result.statement:
         console.print(Text(result.statement, style="bold"))
         console.print(Text(str(results["comparison"]["verdict"]["scope"]), style="dim"))
+    console.print(Text(looks_at_test(results.get("test_opened") or {}), style="dim"))
     score = ("mAP" if results.get("multi_label") else "top-1", "right")
     table = new_table(("", "left"), score, ("macro F1", "right"), ("parameters", "right"), ("MACs", "right"))
     if results.get("teacher"):

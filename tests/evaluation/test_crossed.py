@@ -155,11 +155,75 @@ def test_equal_groups_are_images_with_the_mean_of_the_group() -> None:
     assert grouped.num_groups == 40
 
 
-def test_unequal_groups_keep_the_seed_differences() -> None:
-    control, method = noisy_pair(8, 3, 50, gain=0.3)
-    groups = np.random.default_rng(0).integers(0, 12, 50)
+def naive_group_means(d: np.ndarray, groups: np.ndarray) -> list[list[float]]:
+    """d[s, g] of shared/evidence.md: the mean over the images of a group, image by image."""
+    return [
+        [sum(row[i] for i in range(len(row)) if groups[i] == g) / sum(groups == g) for g in sorted(set(groups))]
+        for row in d.tolist()
+    ]
+
+
+@pytest.mark.parametrize("seeds", [1, 2, 3, 5])
+def test_unequal_groups_count_alike(seeds: int) -> None:
+    control, method = noisy_pair(8, seeds, 90, gain=0.3)
+    groups = np.random.default_rng(0).choice(14, 90, p=[0.4, 0.2] + 12 * [0.4 / 12])
     verdict = compare(control, method, groups=groups)
-    assert verdict.seed_differences == pytest.approx(method.mean(1) - control.mean(1))
+    means = naive_group_means(method.astype(int) - control.astype(int), groups)
+    assert verdict.seed_differences == pytest.approx([sum(row) / len(row) for row in means])
+    assert verdict.difference != pytest.approx(method.mean() - control.mean(), abs=1e-3)
+    assert ", groups counted alike (" in verdict.statement
+    if seeds > 1:
+        half = naive_half_width(means, 0.95)
+        assert (verdict.low, verdict.high) == pytest.approx((verdict.difference - half, verdict.difference + half))
+    plain = compare(control, method, groups=np.arange(90) // 3)
+    assert plain.difference == pytest.approx(method.mean() - control.mean())
+    assert "counted alike" not in plain.statement
+
+
+def test_macro_recall_counts_groups_of_a_class_alike() -> None:
+    """The mean over classes of the mean over a class's groups of the mean over their images, in loops."""
+    control, method = noisy_pair(12, 3, 120, gain=0.3)
+    rng = np.random.default_rng(1)
+    groups, labels = rng.integers(0, 25, 120), np.empty(120, int)
+    labels[:] = np.array([0, 0, 0, 1, 2])[groups % 5]
+    labels[::17] = 1  # a group may show more than one class
+    verdict = compare(control, method, measure="macro_recall", labels=labels, groups=groups)
+    d = method.astype(int) - control.astype(int)
+    for s in range(3):
+        by_class = []
+        for k in range(3):
+            own = labels == k
+            (row,) = naive_group_means(d[s : s + 1, own], groups[own])
+            by_class.append(sum(row) / len(row))
+        assert verdict.seed_differences[s] == pytest.approx(sum(by_class) / 3)
+    layout = make_layout(120, measure="macro_recall", labels=labels, groups=groups)
+    assert layout.weights.sum() == pytest.approx(1)
+    assert layout.is_uneven
+    assert not make_layout(120, measure="macro_recall", labels=labels).is_uneven
+
+
+def test_a_class_of_one_group_has_no_spread_of_its_own() -> None:
+    """Three views of one tree are the whole class: they are one answer, and not three that agree."""
+    control, method = noisy_pair(13, 3, 63)
+    labels, groups = np.repeat([0, 1, 1], 21), np.arange(63) // 3
+    labels[:3], labels[3:21] = 2, 0
+    method[:, :3], control[:, :3] = True, False
+    views = compare(control, method, measure="macro_recall", labels=labels, groups=groups)
+    kept = np.r_[0, 3:63]
+    alone = compare(control[:, kept], method[:, kept], measure="macro_recall", labels=labels[kept], groups=groups[kept])
+    assert (views.low, views.high) == pytest.approx((alone.low, alone.high))
+
+
+def test_unequal_groups_hold_the_error(benchmark: ModuleType) -> None:
+    """One to nine views of a tree, all alike: A/A."""
+    rng = np.random.default_rng(6)
+    sizes = 1 + np.arange(200) % 9
+    groups = np.repeat(np.arange(200), sizes)
+    layout = make_layout(len(groups), groups=groups)
+    for seeds in (3, 5):
+        d = benchmark.draw(rng, (400, seeds, 200), benchmark.Noise(0.85, seed=0.05, image=0.7))
+        parts = take_apart(np.repeat(d, sizes, axis=-1), layout)
+        assert np.mean(np.abs(parts.difference) > read(parts, 0.95).half_width) <= 0.08
 
 
 def test_copies_of_images_in_groups_add_nothing() -> None:

@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 from sapling.errors import UsageError
 from sapling.evaluation.multilabel import average_precision
 from sapling.evaluation.ranks import image_scores, rank_students
+from sapling.evaluation.verdict import layout_of
 
 
-def naive_ranks(answers, truth, groups, measure, num_draws, seed):
-    """Mean rank and P(best) of each student, with loops."""
+def naive_ranks(answers, truth, groups, measure, num_draws, seed, alike):
+    """Mean rank and P(best) of each student, with loops; ``alike``: groups of a class count alike."""
     rng = np.random.default_rng(seed)
     num_students, num_seeds = answers.shape[:2]
     names = sorted(set(groups))
@@ -27,14 +28,17 @@ def naive_ranks(answers, truth, groups, measure, num_draws, seed):
             by_seed = []
             for s in seeds:
                 right = [answers[r, s, i] == truth[i] for i in images]
-                if measure == "top1":
-                    by_seed.append(np.mean(right))
-                else:
-                    there = sorted({truth[i] for i in images})
-                    recalls = [
-                        np.mean([ok for ok, i in zip(right, images, strict=True) if truth[i] == k]) for k in there
-                    ]
-                    by_seed.append(np.mean(recalls))
+                classes = [0 if measure == "top1" else int(truth[i]) for i in images]
+                recalls = []
+                for k in sorted(set(classes)):
+                    own = [n for n, c in enumerate(classes) if c == k]
+                    sizes = [
+                        sum(groups[images[n]] == groups[j] and (measure == "top1" or truth[j] == k)
+                            for j in range(len(truth))) if alike else 1
+                        for n in own
+                    ]  # fmt: skip
+                    recalls.append(np.average([right[n] for n in own], weights=1 / np.array(sizes)))
+                by_seed.append(np.mean(recalls))
             scores.append(round(float(np.mean(by_seed)), 12))
         for r in range(num_students):
             above = sum(s > scores[r] for s in scores)
@@ -46,14 +50,17 @@ def naive_ranks(answers, truth, groups, measure, num_draws, seed):
 
 @pytest.mark.parametrize("measure", ["top1", "macro_recall"])
 @pytest.mark.parametrize("num_seeds", [1, 3])
-def test_ranks_are_those_of_loops(measure, num_seeds):
+@pytest.mark.parametrize("alike", [False, True])
+def test_ranks_are_those_of_loops(measure, num_seeds, alike):
     rng = np.random.default_rng(3)
     truth = rng.integers(0, 3, 24)
     groups = rng.integers(0, 9, 24)
     answers = np.where(rng.random((3, num_seeds, 24)) < 0.6, truth, rng.integers(0, 3, (3, num_seeds, 24)))
     parts = [image_scores(a, truth, measure) for a in answers]
-    found = rank_students(np.stack([v for v, _ in parts]), parts[0][1], groups=groups, num_draws=40, seed=5)
-    mean_rank, best = naive_ranks(answers, truth, groups, measure, 40, 5)
+    weights = layout_of(24, measure, truth, groups).weights if alike else None
+    how = {"groups": groups, "weights": weights, "num_draws": 40, "seed": 5}
+    found = rank_students(np.stack([v for v, _ in parts]), parts[0][1], **how)
+    mean_rank, best = naive_ranks(answers, truth, groups, measure, 40, 5, alike)
     assert [s.mean_rank for s in found] == pytest.approx(mean_rank)
     assert [s.best for s in found] == pytest.approx(best)
 

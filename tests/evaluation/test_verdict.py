@@ -30,7 +30,8 @@ def test_better_is_said_in_one_sentence() -> None:
     verdict = compare(*gained(3, 4050, 71, 74, 73))
     assert verdict.outcome == "better"
     assert re.fullmatch(
-        r"The distilled student is better than the same student trained alone: \+1\.8 percentage points of "
+        r"The distilled student is better than the same student trained alone, still preliminary \(a firm claim "
+        r"needs 5 seeds\): \+1\.8 percentage points of "
         r"accuracy \(95 % interval \+\d\.\d to \+\d\.\d; 3 seeds, 4,050 test images\)\.",
         verdict.statement,
     )
@@ -42,7 +43,8 @@ def test_worse_is_better_turned_round() -> None:
     control, method = gained(3, 4050, 71, 74, 73)
     verdict = compare(method, control)
     assert verdict.outcome == "worse"
-    assert "is worse than the same student trained alone: -1.8 percentage points" in verdict.statement
+    assert "is worse than the same student trained alone, still preliminary" in verdict.statement
+    assert ": -1.8 percentage points" in verdict.statement
 
 
 def test_no_difference_says_what_could_have_been_shown() -> None:
@@ -70,8 +72,19 @@ def test_one_seed_may_come_without_the_axis() -> None:
     assert compare(control[0], method[0]) == compare(control, method)
 
 
+@pytest.mark.parametrize("seeds", [2, 3, 4])
+@pytest.mark.parametrize("gains", [(71, 74, 73), (3, -2)])
+def test_headlines_of_few_seeds_are_preliminary(seeds: int, gains: tuple[int, ...]) -> None:
+    headline, _, figures = compare(*gained(seeds, 4050, *gains)).statement.partition(": ")
+    assert headline.endswith(", still preliminary (a firm claim needs 5 seeds)")
+    assert "preliminary" not in figures
+
+
 def test_five_seeds_need_no_caveat() -> None:
-    assert "Headline" not in compare(*gained(5, 900, 5, 6)).scope
+    verdict = compare(*gained(5, 900, 5, 6))
+    assert "Headline" not in verdict.scope
+    assert "preliminary" not in verdict.statement
+    assert "preliminary" not in compare(*gained(1, 900, 5)).statement  # it says more: this one seed only
 
 
 def test_bounds_that_exclude_zero_are_never_printed_as_zero() -> None:
@@ -87,7 +100,7 @@ def test_bounds_that_exclude_zero_are_never_printed_as_zero() -> None:
 
 def test_names_of_the_arms_can_be_given() -> None:
     verdict = compare(*gained(3, 4050, 73), method_name="dkd", control_name="kd")
-    assert verdict.statement.startswith("Dkd is better than kd: ")
+    assert verdict.statement.startswith("Dkd is better than kd, still preliminary (a firm claim needs 5 seeds): ")
 
 
 def test_groups_and_measure_are_named() -> None:
@@ -166,6 +179,18 @@ class TestDegenerate:
         assert (verdict.low, verdict.high, verdict.p_value) == (-1.0, 1.0, 1.0)
         assert verdict.outcome == "no difference shown"
         assert "so few images" in verdict.statement
+
+    @pytest.mark.parametrize("differing", [0, 3])
+    def test_more_seeds_show_no_more_than_the_images_allow(self, differing: int) -> None:
+        """Where hardly an answer differs the images set the limit, now and with any number of seeds."""
+        method = np.zeros((5, 500))
+        method[:, :differing] = 1
+        verdict = compare(np.zeros((5, 500)), method)
+        half_width = verdict.high - verdict.difference
+        assert list(verdict.detectable) == ["now", "twice_the_seeds", "endless_seeds"]
+        assert min(verdict.detectable.values()) >= half_width - 1e-12
+        once = compare(np.zeros((1, 500)), method[:1]).detectable
+        assert (once["twice_the_seeds"], once["endless_seeds"]) == (None, None)
 
     @pytest.mark.parametrize("seeds", [3, 60])
     def test_one_group_says_nothing(self, seeds: int) -> None:

@@ -38,6 +38,27 @@ def test_what_was_allowed_and_found_stands_on_the_page(page):
     assert "one split: other teachers or splits may give another answer" in visible
     assert re.search(r"budget\s*the same", visible, re.IGNORECASE)
     assert re.search(r"recipe\s*not alike", visible, re.IGNORECASE)
+    # nobody checked what was declared before
+    assert "runs that were left out are not counted" in visible
+    assert "declared beforehand" not in visible
+
+
+def test_the_table_holds_the_figures_of_the_comparison(tmp_path):
+    """Row by row: gain, p after Holm, and what could have been shown, each its own."""
+    runs = [store_run(tmp_path / m, method=m, gain=g) for m, g in (("kd", 0.1), ("dkd", -0.15), ("dist", 0.0))]
+    found = sapling.compare(runs, output=tmp_path / "out")
+    table = (
+        found.page.read_text(encoding="utf-8").partition("Every method against its control")[2].partition("</table>")[0]
+    )
+    rows = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row) for row in re.findall(r"<tr>(.*?)</tr>", table)]
+    assert rows[0][-2:] == ["Can show", "Verdict"]
+    shown = {re.sub(r"<[^>]*>", "", row[0]): row for row in rows[2:]}
+    limits = [m.verdict.detectable["now"] for m in found.methods]
+    assert len({round(1000 * limit) for limit in limits}) > 1
+    for m, limit in zip(found.methods, limits, strict=True):
+        assert shown[m.name][-2] == f"{100 * limit:.1f} points"
+        assert shown[m.name][2].startswith(f"{100 * m.verdict.difference:+.1f}".replace("-", "\u2212"))
+        assert shown[m.name][-1].startswith(m.outcome)
 
 
 def test_hostile_runs_are_text_and_nothing_is_asked_of_a_network(page):

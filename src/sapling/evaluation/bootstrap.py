@@ -35,6 +35,10 @@ class Interval:
         """JSON types: ``difference``, ``low``, ``high``."""
         return asdict(self)
 
+    def within(self, lowest: float, highest: float) -> Interval:
+        """The part that is possible: widths are those of t intervals, which know no bounds."""
+        return Interval(self.difference, max(self.low, lowest), min(self.high, highest))
+
 
 def bootstrap_interval(
     statistic: Statistic,
@@ -133,7 +137,7 @@ def metric_intervals(
     num_draws: int = 1000,
     seed: int = 0,
 ) -> dict[str, Interval]:
-    """Crossed bootstrap intervals of several measures.
+    """Crossed bootstrap intervals of several measures; those of shares stay within [-1,1].
 
     Args:
         control_logits: ``[S,n,K]``.
@@ -157,19 +161,9 @@ def metric_intervals(
             )
     control = np.stack([_condense(x, labels, num_classes) for x in np.asarray(control_logits)])
     method = np.stack([_condense(x, labels, num_classes) for x in np.asarray(method_logits)])
-    return {
-        name: bootstrap_interval(
-            table[name],
-            control,
-            method,
-            labels,
-            groups=groups,
-            confidence=confidence,
-            num_draws=num_draws,
-            seed=seed,
-        )
-        for name in measures
-    }
+    how: dict[str, Any] = {"groups": groups, "confidence": confidence, "num_draws": num_draws, "seed": seed}
+    found = {name: bootstrap_interval(table[name], control, method, labels, **how) for name in measures}
+    return {name: gain if name == "nll" else gain.within(-1.0, 1.0) for name, gain in found.items()}
 
 
 def group_members(num_images: int, groups: ArrayLike | None) -> list[NDArray[np.int64]] | NDArray[np.int64]:

@@ -44,9 +44,13 @@ Few differing images: if ``m`` images differ at all, a sign test cannot go below
 neither does the p-value here; then, and where every cell is the same, the interval is at least what the
 exact binomial bound for ``n`` images leaves open.
 
+Groups: where images come in groups (three views of one tree), a group is what is drawn, and counts once: ``d[s, g]`` is
+the mean over its images. Ten views of one tree then say no more of other trees than one does.
+
 Other measures and groups enter through influence values: a mean over images with weights ``w`` has
 ``n w[i] (d[s, i] - centre[i])`` in place of ``d[s, i]``, summed over the images of a group. So the seed
-differences are exactly the differences of the reported measure.
+differences are exactly the differences of the measure: of ``top1`` the mean over groups of the mean over a group's
+images, of ``macro_recall`` the mean over classes of the same within each class.
 
 All functions take leading axes, so that the benchmark simulates thousands of comparisons with the code that
 users run.
@@ -79,6 +83,7 @@ class Layout:
     Attributes:
         weights: ``[n]``, sum 1: the measure is the weighted sum over images.
         strata: ``[n]`` class numbers whose means the influence is taken from; all 0 for ``top1``.
+        lonely: ``[n]``, whether the class rests on one group alone, which has no spread around its own mean.
         stretch: ``[n]``, corrects the variance within a class for its estimated mean.
         order: ``[n]``, puts images of one group side by side.
         starts: ``[G]``, where each group begins in that order.
@@ -86,6 +91,7 @@ class Layout:
 
     weights: Array
     strata: NDArray[np.int64]
+    lonely: NDArray[np.bool_]
     stretch: Array
     order: NDArray[np.int64]
     starts: NDArray[np.int64]
@@ -105,6 +111,12 @@ class Layout:
         """Whether the influence values are the differences themselves (up to a constant)."""
         return self.num_groups == len(self.weights) and not self.strata.any()
 
+    @property
+    def is_uneven(self) -> bool:
+        """Whether groups of other sizes count other than their images would."""
+        counts = np.bincount(self.strata)
+        return not np.allclose(self.weights * len(counts) * counts[self.strata], 1.0, rtol=1e-9)
+
 
 def make_layout(
     num_images: int,
@@ -113,7 +125,9 @@ def make_layout(
     labels: NDArray[np.int64] | None = None,
     groups: NDArray[np.int64] | None = None,
 ) -> Layout:
-    """Describe the measure: ``top1`` weighs images alike, ``macro_recall`` weighs classes alike.
+    """Describe the measure: ``top1`` weighs groups alike, ``macro_recall`` classes, and within a class its groups.
+
+    Within a group (of one class) all images weigh alike.
 
     Args:
         num_images: n.
@@ -121,22 +135,23 @@ def make_layout(
         labels: ``[n]`` class numbers; needed for ``macro_recall``.
         groups: ``[n]`` group numbers; None where each image stands for itself.
     """
-    members = np.arange(num_images) if groups is None else groups
+    members = np.arange(num_images) if groups is None else np.unique(groups, return_inverse=True)[1]
     order = np.argsort(members, kind="stable")
     changes = np.flatnonzero(np.diff(members[order])) + 1
     starts = np.concatenate([np.zeros(1, dtype=np.int64), changes]).astype(np.int64)
-    if measure == "top1":
-        weights = np.full(num_images, 1.0 / num_images)
-        return Layout(weights, np.zeros(num_images, np.int64), np.ones(num_images), order, starts)
-    assert labels is not None
-    _, strata, counts = np.unique(labels, return_inverse=True, return_counts=True)
-    weights = 1.0 / (len(counts) * counts[strata])
-    # Units in a class: its mean is estimated from so many, which makes deviations from it too small by (u -
-    # 1) / u.
-    pairs = np.unique(np.stack([strata, members]), axis=1)
-    units = np.bincount(pairs[0], minlength=len(counts))
-    stretch = np.where(units > 1, np.sqrt(units / np.maximum(units - 1, 1)), 1.0)[strata]
-    return Layout(weights, strata.astype(np.int64), stretch, order, starts)
+    strata = np.zeros(num_images, np.int64)
+    if measure == "macro_recall":
+        assert labels is not None
+        strata = np.unique(labels, return_inverse=True)[1].astype(np.int64)
+    # The part of a group that lies in a class is a unit of that class.
+    pairs, unit, sizes = np.unique(strata * len(starts) + members, return_inverse=True, return_counts=True)
+    units = np.bincount(pairs // len(starts))[strata]
+    weights = 1.0 / ((strata.max() + 1) * units * sizes[unit])
+    # The mean of a class is estimated from so many units, which makes deviations from it too small by (u - 1) / u.
+    stretch = np.ones(num_images)
+    if measure == "macro_recall":
+        stretch = np.where(units > 1, np.sqrt(units / np.maximum(units - 1, 1)), 1.0)
+    return Layout(weights, strata, units == 1, stretch, order, starts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,9 +214,8 @@ def take_apart(differences: NDArray[np.generic], layout: Layout) -> Parts:
         members = layout.strata[:, None] == np.arange(layout.strata.max() + 1)
         shares = layout.weights[:, None] * members
         centre = ((d @ shares).mean(-2) / shares.sum(0))[..., layout.strata]
-        singles = np.bincount(layout.strata)[layout.strata] == 1
-        # One image has no spread around its own mean: take it around the mean of all.
-        centre = np.where(singles, seed_differences.mean(-1)[..., None], centre)
+        # One image or group has no spread around its own mean: take it around the mean of all.
+        centre = np.where(layout.lonely, seed_differences.mean(-1)[..., None], centre)
         influence = layout.weights * layout.stretch * (d - centre[..., None, :])
         table = num_groups * np.add.reduceat(influence[..., layout.order], layout.starts, axis=-1)
         num_differing = np.add.reduceat(differs[..., layout.order], layout.starts, axis=-1).astype(bool).sum(-1)

@@ -103,9 +103,20 @@ def fits_validation_only(m: Measured) -> bool:
     return val.right >= 0.5 and val.right - train.right >= max(UNFIT_TRAIN, 3 * error)
 
 
+def is_too_short(fitted: float, epochs: int, steps: int) -> bool:
+    """Whether a training was far too short: hardly begun, and the control has not learned its own images.
+
+    Args:
+        fitted: the measure of the control on training images.
+        epochs: of a student.
+        steps: of a student.
+    """
+    return (steps < FEW_STEPS or epochs <= FEW_EPOCHS) and fitted < FITTED
+
+
 def _steps(m: Measured) -> Finding | None:
     score = m.students["control"]["train"].score
-    few = (m.steps < FEW_STEPS or m.epochs <= FEW_EPOCHS) and score < FITTED
+    few = is_too_short(score, m.epochs, m.steps)
     rising = m.rising is not None and m.rising > max(STILL_RISING, 2 / m.num_val)
     if not few and not rising:
         return None

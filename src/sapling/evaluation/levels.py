@@ -78,8 +78,9 @@ def measure_levels(
     """Measures of each arm and of a difference, with crossed bootstrap intervals.
 
     One draw of images (or groups) and seeds serves all arms and measures. An arm with one seed, such as the teacher,
-    has an interval over images only. That of ``worst_class_recall`` errs downwards: the worst of drawn classes is
-    worse than the worst class.
+    has an interval over images only. Shares stay within [0,1], and differences within what the two levels allow, which
+    matters with two or three seeds. The interval of ``worst_class_recall`` errs downwards: the worst of drawn classes
+    is worse than the worst class.
 
     Args:
         arms: name to logits ``[S,n,K]``; S is the same for both arms of ``compared``.
@@ -136,7 +137,9 @@ def measure_levels(
         for m, name in enumerate(names):
             kept = gains[np.isfinite(gains[:, m]), m]
             if np.isfinite(seen[:, m]).all() and len(kept) >= MIN_DRAWS * draws:
-                differences[name] = interval_from_draws(kept, seen[:, m], confidence)
+                control, method = (levels[arm].get(name) for arm in compared)
+                gain = interval_from_draws(kept, seen[:, m], confidence)
+                differences[name] = _possible(gain, control, method, is_share=name not in LOSSES)
     return Levels(levels, differences)
 
 
@@ -147,6 +150,16 @@ def _level(draws: Array, observed: Array, confidence: float, *, is_share: bool) 
     found = interval_from_draws(kept, observed, confidence)
     # its width is that of a t interval, which knows no bounds
     return Level(found.difference, max(found.low, 0.0), min(found.high, 1.0) if is_share else found.high)
+
+
+def _possible(gain: Interval, control: Level | None, method: Level | None, *, is_share: bool) -> Interval:
+    """A gain is no larger than what the control leaves up to 1, nor than the method's own level; and so is a loss."""
+    if not control or not method:
+        return gain
+    if control.low is None or control.high is None or method.low is None or method.high is None:
+        return gain
+    most = 1.0 if is_share else np.inf
+    return gain.within(max(-control.high, method.low - most), min(most - control.low, method.high))
 
 
 def _draw(

@@ -10,6 +10,8 @@ of them. ``benchmarks/verdict_map.py`` measures how often two equal methods are 
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -126,19 +128,10 @@ def label_intervals(
         return float(values[:, -1].mean())
 
     control, method, images = packed(control_logits), packed(method_logits), np.arange(len(truth))
-    return {
-        name: bootstrap_interval(
-            statistic,
-            control,
-            method,
-            images,
-            groups=groups,
-            confidence=confidence,
-            num_draws=num_draws,
-            seed=seed,
-        )
-        for name, statistic in (("macro_f1", macro_f1), ("bce", bce), ("ece", ece))
-    }
+    how: dict[str, Any] = {"groups": groups, "confidence": confidence, "num_draws": num_draws, "seed": seed}
+    statistics = {"macro_f1": macro_f1, "bce": bce, "ece": ece}
+    found = {name: bootstrap_interval(one, control, method, images, **how) for name, one in statistics.items()}
+    return {name: gain if name == "bce" else gain.within(-1.0, 1.0) for name, gain in found.items()}
 
 
 def _logits(values: ArrayLike) -> Array:

@@ -74,6 +74,7 @@ def rank_students(
     strata: ArrayLike,
     *,
     groups: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
     num_draws: int = 1000,
     seed: int = 0,
 ) -> list[Standing]:
@@ -88,6 +89,7 @@ def rank_students(
         values: ``[R,S,n]`` of :func:`image_scores`; more is better.
         strata: ``[n]`` numbers; a stratum without a drawn image is left out of that draw's mean.
         groups: ``[n]``, images that belong together, or None.
+        weights: ``[n]``, of the images within their stratum, as in the verdict; None for all alike.
         num_draws: D.
         seed: of the draws.
 
@@ -106,6 +108,7 @@ def rank_students(
     order = np.argsort(parts, kind="stable")
     starts = np.flatnonzero(np.diff(parts[order], prepend=parts[order[0]] - 1))
     table, members = table[..., order], members[order]
+    base = np.ones(num_images) if weights is None else np.asarray(weights, dtype=np.float64)[order]
 
     def scores(weights: Array) -> Array:
         """``[R,S]``."""
@@ -120,8 +123,8 @@ def rank_students(
         images = rng.integers(0, num_groups, num_groups)
         seeds = rng.integers(0, num_seeds, max(num_seeds - 1, 1))
         counts = np.bincount(images, minlength=num_groups).astype(np.float64)
-        drawn[k] = scores(counts[members])[:, seeds].mean(-1)
-    observed = scores(np.ones(num_images)).mean(-1)
+        drawn[k] = scores(counts[members] * base)[:, seeds].mean(-1)
+    observed = scores(base).mean(-1)
     ranks, best = _ranks(drawn), _best(drawn)
     low, high = np.quantile(ranks, [0.025, 0.975], axis=0)
     return [

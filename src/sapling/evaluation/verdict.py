@@ -18,6 +18,7 @@ from sapling.errors import DataError, UsageError, nearest
 from sapling.evaluation.bootstrap import Interval, bootstrap_interval
 from sapling.evaluation.crossed import (
     IntervalFrom,
+    Layout,
     Measure,
     Parts,
     make_layout,
@@ -104,6 +105,8 @@ def compare(
 ) -> Verdict:
     """Compare a method with its control over the same seeds and the same test images.
 
+    Where images come in groups every group counts alike, whatever its size (of ``macro_recall`` within each class).
+
     Args:
         control_correct: ``[S,n]`` 0 or 1 (or bool): was image ``i`` right under seed ``s``? ``[n]`` is one
             seed.
@@ -133,16 +136,39 @@ def compare(
             remedy=nearest(str(measure), get_args(Measure)) or None,
         )
     check_confidence(confidence)
+    layout = layout_of(control.shape[1], measure, labels, groups)
+    parts, names = take_apart(method - control, layout), (method_name, control_name)
+    return conclude(
+        parts,
+        measure,
+        confidence,
+        num_images=control.shape[1],
+        has_groups=groups is not None,
+        is_uneven=layout.is_uneven,
+        names=names,
+    )
+
+
+def layout_of(num_images: int, measure: Measure, labels: ArrayLike | None, groups: ArrayLike | None) -> Layout:
+    """How test images make up the measure.
+
+    Args:
+        num_images: n.
+        measure: what is compared.
+        labels: ``[n]`` true classes; needed for ``macro_recall``.
+        groups: ``[n]`` what images belong together, or None.
+
+    Raises:
+        UsageError: labels are missing, or labels or groups are not one per image.
+    """
     if measure == "macro_recall" and labels is None:
         raise UsageError("Macro recall needs the labels of the test images.", remedy="pass labels=...")
-    layout = make_layout(
-        control.shape[1],
+    return make_layout(
+        num_images,
         measure=measure,
-        labels=check_column(labels, control.shape[1], "labels") if measure == "macro_recall" else None,
-        groups=check_column(groups, control.shape[1], "groups"),
+        labels=check_column(labels, num_images, "labels") if measure == "macro_recall" else None,
+        groups=check_column(groups, num_images, "groups"),
     )
-    parts, names = take_apart(method - control, layout), (method_name, control_name)
-    return conclude(parts, measure, confidence, num_images=control.shape[1], has_groups=groups is not None, names=names)
 
 
 def conclude(
@@ -153,6 +179,7 @@ def conclude(
     num_images: int,
     has_groups: bool,
     names: tuple[str, str],
+    is_uneven: bool = False,
 ) -> Verdict:
     """Read the verdict off the parts of the variance.
 
@@ -163,6 +190,7 @@ def conclude(
         num_images: n.
         has_groups: whether images come in groups.
         names: how the statement calls method and control.
+        is_uneven: whether groups count other than their images would, which the statement then says.
     """
     num_seeds, num_groups = parts.num_seeds, parts.num_groups
     reading = read(parts, confidence)
@@ -176,14 +204,15 @@ def conclude(
     detectable: dict[str, float | None] = {"now": 1.0, "twice_the_seeds": None, "endless_seeds": None}
     if num_groups > 1:
         # Where the yardsticks were overruled (hardly any image differs), the width itself is the limit.
+        # More seeds do not lower it: it comes of the images.
         is_overruled = half_width > float(reading.widest)
         limit = half_width if is_overruled else 0.0
-        detectable["now"] = now = min(max(smallest_shown(parts, confidence), limit), 1.0)
-        if num_seeds > 1:
-            twice = min(smallest_shown(parts, confidence, seed_factor=2.0), now)
-            detectable["twice_the_seeds"] = twice
-            detectable["endless_seeds"] = min(smallest_shown(parts, confidence, seed_factor=math.inf), twice)
-    counts = _Counts(num_seeds, num_images, num_groups, has_groups)
+        most = 1.0  # no plan shows less than the one before it
+        for plan, factor in (("now", 1.0), ("twice_the_seeds", 2.0), ("endless_seeds", math.inf)):
+            if factor == 1.0 or num_seeds > 1:
+                most = min(max(smallest_shown(parts, confidence, seed_factor=factor), limit), most)
+                detectable[plan] = most
+    counts = _Counts(num_seeds, num_images, num_groups, has_groups, is_uneven)
     return Verdict(
         outcome=outcome,
         measure=measure,
@@ -251,6 +280,7 @@ class _Counts:
     images: int
     groups: int
     has_groups: bool
+    is_uneven: bool
 
     def words(self) -> str:
         seeds = "one seed" if self.seeds == 1 else f"{self.seeds} seeds"
@@ -275,22 +305,29 @@ def _statement(
     digits = 1
     while outcome != "no difference shown" and digits < 6 and edge < 0.5 * 10.0**-digits:
         digits += 1
-    unit = f"percentage points of {_OF[measure]}"
+    unit = f"percentage points of {_OF[measure]}{', groups counted alike' if counts.is_uneven else ''}"
     span = (
         f"{_signed(difference, digits)} {unit} ({100 * confidence:.4g} % interval {_signed(low, digits)} to "
         f"{_signed(high, digits)}; {counts.words()})"
     )
     method, control = names
+    caveat = preliminary(counts.seeds)
     if outcome != "no difference shown":
         subject = f"{method[:1].upper()}{method[1:]}"
         if counts.seeds == 1:
             return f"With this one seed {method} is {outcome} than {control}: {span}; another may differ."
-        return f"{subject} is {outcome} than {control}: {span}."
+        return f"{subject} is {outcome} than {control}{caveat}: {span}."
     limit = math.ceil(round(1000.0 * (detectable or 1.0), 6)) / 10.0
     with_seeds = "with one seed" if counts.seeds == 1 else f"with {counts.seeds} seeds"
     if limit >= 100.0:
-        return f"No difference shown: {span}; {with_seeds} and so few images this test can show none reliably."
-    return f"No difference shown: {span}; {with_seeds} this test can show differences above {limit:.1f} points."
+        return f"No difference shown{caveat}: {span}; {with_seeds} and so few images this test can show none reliably."
+    return f"No difference shown{caveat}: {span}; {with_seeds} this test can show differences above {limit:.1f} points."
+
+
+def preliminary(num_seeds: int) -> str:
+    """What a headline adds where there are several seeds, but too few for a claim; else empty."""
+    few = 1 < num_seeds < SEEDS_FOR_HEADLINES
+    return f", still preliminary (a firm claim needs {SEEDS_FOR_HEADLINES} seeds)" if few else ""
 
 
 def _signed(value: float, digits: int) -> str:

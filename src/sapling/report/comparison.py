@@ -14,6 +14,7 @@ from sapling.report.comparison_figures import gains_figure, levels_figure
 from sapling.report.details import short_code
 from sapling.report.folder import block, listing, number, numbers
 from sapling.report.page import page_environment, write_page
+from sapling.report.sections import ADVISED_SEEDS
 
 PAGE_FILE = "compare.html"
 _OURS = b'name="generator" content="Sapling'
@@ -93,7 +94,7 @@ def write_comparison(path: Path, comparison: Mapping[str, Any]) -> Path:
         "levels": levels_figure(_arms(comparison, methods), measure),
         "controls": wording.sentence(block(comparison, "controls").get("statement")),
         "between": wording.sentence(comparison.get("between")),
-        "pairs": [_pair(p) for p in listing(comparison, "pairs")],
+        "pairs": [_pair(p, len(seeds)) for p in listing(comparison, "pairs")],
         "standings": _standings(comparison, methods),
         "costs": _costs(methods),
         "teachers": _teachers(methods),
@@ -106,15 +107,26 @@ def write_comparison(path: Path, comparison: Mapping[str, Any]) -> Path:
     return write_page(path, page_environment().get_template("comparison.html.j2").render(content))
 
 
+def outcome_words(outcome: str, num_seeds: int) -> str:
+    """An outcome in a table: with one seed students did better, with several methods are better."""
+    return f"did {outcome}" if num_seeds == 1 and outcome in ("better", "worse") else outcome
+
+
 def _headline(comparison: Mapping[str, Any], methods: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     found = {str(m.get("outcome")) for m in methods}
     is_mixed = {"better", "worse"} <= found
     symbol = "level" if is_mixed else "up" if "better" in found else "down" if "worse" in found else "level"
     badges = {"up": "Better than the control", "down": "Worse than the control", "level": "No difference shown"}
+    badge = "Some better, some worse" if is_mixed else badges[symbol]
+    num_seeds = len(listing(comparison, "seeds"))
+    if num_seeds == 1:  # no method is called better or worse for it
+        symbol, badge = "level", "One seed: these students only"
+    elif num_seeds < ADVISED_SEEDS:
+        badge += ", preliminary"
     text, _, rest = wording.sentence(comparison.get("statement")).rpartition(" (")
     return {
         "symbol": symbol,
-        "badge": "Some better, some worse" if is_mixed else badges[symbol],
+        "badge": badge,
         "text": f"{text}.",
         "rest": rest.removesuffix(".").removesuffix(")"),
         "lead": wording.sentence(comparison.get("between")),
@@ -169,7 +181,7 @@ def _rows(comparison: Mapping[str, Any], methods: Sequence[Mapping[str, Any]]) -
             "gain": wording.signed(number(verdict.get("difference"))),
             "interval": wording.between(number(verdict.get("low")), number(verdict.get("high"))),
             "p": _p_value(method.get("p_adjusted")),
-            "outcome": str(method.get("outcome")),
+            "outcome": outcome_words(str(method.get("outcome")), len(listing(comparison, "seeds"))),
             "by_itself": str(verdict.get("outcome")) if verdict.get("outcome") != method.get("outcome") else "",
             "can_show": wording.points(number(block(verdict, "detectable").get("now"))),
         }
@@ -198,7 +210,7 @@ def _arms(
     return [*arms, *((str(m["name"]), "method", numbers(m.get("scores"))) for m in methods)]
 
 
-def _pair(pair: Mapping[str, Any]) -> dict[str, str]:
+def _pair(pair: Mapping[str, Any], num_seeds: int) -> dict[str, str]:
     """A pair, the better one first."""
     verdict = block(pair, "verdict")
     first, second = wording.clean(pair["first"]), wording.clean(pair["second"])
@@ -213,7 +225,7 @@ def _pair(pair: Mapping[str, Any]) -> dict[str, str]:
         "gain": wording.signed(mean),
         "interval": wording.between(low, high),
         "p": _p_value(pair.get("p_adjusted")),
-        "outcome": outcome,
+        "outcome": outcome_words(outcome, num_seeds),
         "by_itself": "" if verdict.get("outcome") == pair.get("outcome") else "better",
     }
 
@@ -305,7 +317,8 @@ def _alike(comparison: Mapping[str, Any], methods: Sequence[Mapping[str, Any]]) 
         (f"{kind.capitalize()}", "not alike: see the top of this page" if kind in allowed else f"the same: {what}")
         for kind, what in checked.items()
     ]
-    rows.append(("Comparisons", f"declared beforehand: each of the {len(methods)} methods with its control"))
+    counted = "Holm counts all runs that were handed to sapling compare; runs that were left out are not counted"
+    rows.append(("Comparisons", f"each of the {len(methods)} methods with its control. {counted}"))
     return rows
 
 

@@ -44,6 +44,7 @@ _SETTINGS = {
     "split": "Images in the split",
     "data": "Data",
 }
+_NUMBERS = ("No", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine")
 _CARD = {
     "source": "Source",
     "location": "Source",
@@ -175,14 +176,37 @@ def fairness(summary: Summary) -> list[str]:
     trials = block(manifest, "tuning_trials")
     first, second = number(trials.get("control")), number(trials.get("method"))
     if first is not None and second is not None:
-        equal = f"Same number of tuning trials ({int(first)})." if first else "No tuning trials, for either."
+        equal = "No tuning trials were declared, for either."
+        equal = f"Same number of declared tuning trials ({int(first)})." if first else equal
         texts.append(
             equal if first == second else f"Not the same tuning: control {int(first)}, distilled {int(second)} trials."
         )
     if manifest.get("selection"):
         texts.append(f"Weights that were kept: {wording.clean(manifest['selection'])}, for both.")
-    texts.append("The test images were opened once, at the end.")
+    texts.append(looks_at_test(block(summary.results, "test_opened")))
     return texts
+
+
+def looks_at_test(opened: Mapping[str, Any]) -> str:
+    """How often the test images were looked at.
+
+    Args:
+        opened: ``results.json["test_opened"]``; empty for runs that did not record it.
+    """
+    here, before = (number(opened.get(k)) for k in ("this_run", "before"))
+    if here is None or before is None or here < 1 or before < 0:
+        why = "the record in the cache folder could not be read or written" if opened else "runs kept no record then"
+        return f"The test images were opened at the end of this run. How often before is not known: {why}."
+    text = "The test images were opened once, at the end."
+    if here > 1:
+        text = f"The test images were opened {int(here):,} times, at the end: the run was broken off while it judged."
+    if before < 1:
+        return f"{text} No earlier look at them is recorded on this machine."
+    runs = f"{_NUMBERS[int(before)] if before < len(_NUMBERS) else f'{int(before):,}'} earlier run{'s' * (before > 1)}"
+    return (
+        f"{text} {runs} on this machine looked at the same test images: the more often one looks, the more easily "
+        "luck looks like a gain."
+    )
 
 
 def setting_rows(summary: Summary) -> list[tuple[str, str]]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from sapling.errors import UsageError
 from sapling.evaluation.ranked import compare_rankings
 from sapling.evaluation.ranks import Standing, image_scores, rank_students
-from sapling.evaluation.verdict import Outcome, Verdict, holm
+from sapling.evaluation.verdict import Outcome, Verdict, holm, layout_of
 from sapling.evaluation.verdict import compare as judge_answers
 from sapling.record import now
 from sapling.report.folder import block, inner, listing, number
@@ -21,6 +21,7 @@ from sapling.report.wording import clean, model_name, shorten
 from sapling.workflows.comparable import Difference, refuse_other, shared_seeds, shown
 from sapling.workflows.comparison import (
     CONTROL_NAME,
+    UNEVEN,
     Comparison,
     Controls,
     MethodResult,
@@ -83,7 +84,13 @@ def _compare(
     controls = _controls(runs, seeds)
     contestants = [*tables, first.control.table(seeds)] if controls.are_one else tables
     scored = [image_scores(table, first.truth, first.measure) for table in contestants]
-    standings = rank_students(np.stack([values for values, _ in scored]), scored[0][1], groups=first.groups)
+    layout = None if first.measure == "map" else layout_of(len(first.truth), first.measure, first.truth, first.groups)
+    standings = rank_students(
+        np.stack([values for values, _ in scored]),
+        scored[0][1],
+        groups=first.groups,
+        weights=None if layout is None else layout.weights,
+    )
     methods = tuple(
         _method(run, name, seeds, verdict, p, standing)
         for run, name, verdict, p, standing in zip(runs, names, verdicts, adjusted, standings[: len(runs)], strict=True)
@@ -106,7 +113,7 @@ def _compare(
         statement=statement_of(methods, verdicts[0]),
         between=between_of(found_pairs),
         scope=scope_of(methods, len(seeds)),
-        notes=_notes(runs, names, seeds),
+        notes=(*(UNEVEN,) * (layout is not None and layout.is_uneven), *_notes(runs, names, seeds)),
         student=words(dict.fromkeys(model_name(run.manifest.get("student")) for run in runs)),
         split={
             **{k: number(inner(first.manifest, "split", k)) for k in ("train", "val", "test")},

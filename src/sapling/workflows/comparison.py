@@ -8,10 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from sapling.evaluation.ranks import Standing
-from sapling.evaluation.verdict import SEEDS_FOR_HEADLINES, Outcome, Verdict
+from sapling.evaluation.verdict import SEEDS_FOR_HEADLINES, Outcome, Verdict, preliminary
 from sapling.workflows.comparable import Difference
 
 CONTROL_NAME = "the same student trained alone"
+UNEVEN = (
+    "Test images come in groups of unequal sizes: gains, verdicts and ranks count every group alike, the levels beside "
+    "them every image, so that the gain is not quite the difference of two levels."
+)
 MOST_NAMED = 6  # in a sentence; of more it gives the number
 
 
@@ -154,40 +158,50 @@ class Comparison:
 
 
 def statement_of(methods: Sequence[MethodResult], verdict: Verdict) -> str:
-    """One sentence on all methods against their controls, after adjustment."""
+    """One sentence on all methods against their controls, after adjustment; with one seed on their students alone."""
+    is_single = verdict.num_seeds == 1
     found = {o: [m.name for m in methods if m.outcome == o] for o in ("better", "worse", "no difference shown")}
-    parts = [
-        f"{_named(names)} {'is' if len(names) == 1 else 'are'} {outcome} than {CONTROL_NAME}"
-        for outcome in ("better", "worse")
-        if (names := found[outcome])
-    ]
+    parts = []
+    for outcome in ("better", "worse"):
+        if names := found[outcome]:
+            does = f"did {outcome}" if is_single else f"{'is' if len(names) == 1 else 'are'} {outcome}"
+            parts.append(f"{_subject(names, is_single=is_single)} {does} than {CONTROL_NAME}")
     if none := found["no difference shown"]:
-        which = _named(none) if parts else "any of them"
+        which = _subject(none, is_single=is_single) if parts else "any of them"
         parts.append(f"no difference to {'it' if parts else CONTROL_NAME} is shown for {which}")
-    seeds = "one seed" if verdict.num_seeds == 1 else f"{verdict.num_seeds} seeds"
+    of = f"With this one seed, of {len(methods)} trained students" if is_single else f"Of {len(methods)} methods"
+    caveat = "; this says nothing of the methods" if is_single else preliminary(verdict.num_seeds)
+    seeds = "one seed" if is_single else f"{verdict.num_seeds} seeds"
     counts = f"{seeds}, {verdict.num_images:,} test images; {100 * verdict.confidence:.4g} % after Holm"
-    return f"Of {len(methods)} methods, {'; '.join(parts)} ({counts})."
+    return f"{of}, {'; '.join(parts)}{caveat} ({counts})."
 
 
-def _named(names: Sequence[str]) -> str:
-    return words(names) if len(names) <= MOST_NAMED else f"{len(names)} of them"
+def _subject(names: Sequence[str], *, is_single: bool) -> str:
+    named = words(names) if len(names) <= MOST_NAMED else f"{len(names)} of them"
+    if not is_single or len(names) > MOST_NAMED:
+        return named
+    return f"{'that' if len(names) == 1 else 'those'} of {named}"
 
 
 def between_of(pairs: Sequence[Pair]) -> str:
     """One sentence on all pairs of methods, after adjustment; the better one of a pair stands first."""
+    num_seeds = pairs[0].verdict.num_seeds
+    is_single, caveat = num_seeds == 1, preliminary(num_seeds)
+    form = "that of {} did better than that of {}" if is_single else "{} is better than {}"
+    what = "students" if is_single else "methods"
     shown_pairs = [
-        "{} is better than {}".format(*((p.second, p.first) if p.outcome == "better" else (p.first, p.second)))
+        form.format(*((p.second, p.first) if p.outcome == "better" else (p.first, p.second)))
         for p in pairs
         if p.outcome != "no difference shown"
     ]
     if not shown_pairs:
-        which = "the two methods" if len(pairs) == 1 else f"any two of them ({len(pairs)} pairs)"
-        return f"Between {which} no difference is shown."
+        which = f"the two {what}" if len(pairs) == 1 else f"any two of them ({len(pairs)} pairs)"
+        return f"Between {which} no difference is shown{caveat}."
     if len(shown_pairs) > MOST_NAMED:
-        return f"Of {len(pairs)} pairs of methods, {len(shown_pairs)} differ."
+        return f"Of {len(pairs)} pairs of {what}, {len(shown_pairs)} differ{caveat}."
     rest = len(pairs) - len(shown_pairs)
     more = f"; no difference is shown in {rest} other pair{'' if rest == 1 else 's'}" if rest else ""
-    return f"Between the methods: {words(shown_pairs)}{more}."
+    return f"Between the {what}: {words(shown_pairs)}{more}{caveat}."
 
 
 def scope_of(methods: Sequence[MethodResult], num_seeds: int) -> str:

@@ -138,6 +138,7 @@ def diagnosis(
     *,
     num_classes: int,
     multi_label: bool,
+    caution: str = "",
 ) -> dict[str, Any]:
     """``results.json["diagnosis"]``: what was measured, and, where the verdict is not *better*, causes and next runs.
 
@@ -150,6 +151,7 @@ def diagnosis(
         verdict: of the run.
         num_classes: K.
         multi_label: whether an image may have several labels.
+        caution: what stands beside every proposed run.
     """
     control = [r for r in records if r["arm"] == "control"]
     taught = [r for r in records if r["arm"] != "control"]
@@ -190,9 +192,9 @@ def diagnosis(
         result["not_looked_at"].append(f"what a teacher does (method {run.config.method.name} has none)")
     if measured.outcome != "better":
         findings = [f for f in diagnose(measured) if is_taught or f.name == "steps"]
-        result["findings"] = [_entry(f, remedy_for(f, measured, run.config), run) for f in findings]
+        result["findings"] = [_entry(f, remedy_for(f, measured, run.config), run, caution) for f in findings]
         if not findings:
-            result["next"] = _entry(None, without_finding(measured, run.config), run)
+            result["next"] = _entry(None, without_finding(measured, run.config), run, caution)
     return result
 
 
@@ -203,13 +205,15 @@ def acceptance_of(run: Run) -> dict[str, Any] | None:
     return None if chosen is None else {**chosen, "detail": " ".join(chosen.get("problems", [])).rstrip(".")}
 
 
-def _entry(finding: Finding | None, remedy: Remedy, run: Run) -> dict[str, Any]:
+def _entry(finding: Finding | None, remedy: Remedy, run: Run, caution: str) -> dict[str, Any]:
     try:
         command = next_command(remedy, run.config, run.folder, finding.name.replace("_", "-") if finding else "next")
     except SaplingError:  # a method of one's own may lack the setting
         command = None
     found = {k: getattr(finding, k) for k in ("name", "level", "title", "measured", "why")} if finding else {}
-    return {**found, "remedy": remedy.text, "changes": dict(remedy.changes), "command": command}
+    # what only looks at the data opens no test split
+    text = f"{remedy.text} {caution}" if caution and remedy.command is None else remedy.text
+    return {**found, "remedy": text, "changes": dict(remedy.changes), "command": command}
 
 
 def _ask(

@@ -25,12 +25,14 @@ from sapling.screen import Screen
 from sapling.types import Teacher
 from sapling.workflows import measures, scores
 from sapling.workflows.answers import hear, recorded
-from sapling.workflows.dataset import data_warnings, open_checked, write_data_card
+from sapling.workflows.cautions import uneven_groups, warnings_of
+from sapling.workflows.dataset import open_checked, write_data_card
 from sapling.workflows.diagnosis import diagnosis, log_line, look
 from sapling.workflows.gallery import write_gallery
-from sapling.workflows.gate import refuse_replaced, remarks_without_teacher, warnings_about
+from sapling.workflows.gate import refuse_replaced, remarks_without_teacher
 from sapling.workflows.members import Planned, train_in_parts
 from sapling.workflows.networks import log_notes
+from sapling.workflows.openings import caution, open_test
 from sapling.workflows.passes import (
     Machine,
     batch_size_for,
@@ -47,7 +49,7 @@ from sapling.workflows.passes import (
     ship_member,
     train_members,
 )
-from sapling.workflows.phases import phase_results, phase_warnings, prepare_phases
+from sapling.workflows.phases import phase_results, prepare_phases
 from sapling.workflows.ship import deploy
 from sapling.workflows.teacher import CheckedTeacher, get_teacher, measure_teacher
 from sapling.workflows.track import tracked
@@ -243,7 +245,7 @@ def _judge(
         zip(("control", "distilled"), zip(*(member_names(config, s) for s in seeds), strict=True), strict=True)
     )
     looked = look(run, data, machine, teacher, roles, measure)
-    run.log("test: opening the test split")
+    opened = open_test(run, data, seeds)
     teacher_logits, teacher_card = measure_teacher(run, teacher, data, machine)
     labels = data.truth("test")
     members: list[dict[str, Any]] = []
@@ -277,7 +279,8 @@ def _judge(
         confidence=confidence,
         measure=measure,
     )
-    phases = phase_results(run)
+    phases, terms = phase_results(run), manifest(run, data, machine, epochs, seeds, records)
+    fitted = looked.students["control"]["train"].score
     measures.add_alignment(run, members, data, machine)
     results: dict[str, Any] = {
         "format": FORMAT,
@@ -285,18 +288,18 @@ def _judge(
         "sapling_version": environment()["sapling"],
         "task": "distill",
         "command": command_line(),
-        "manifest": manifest(run, data, machine, epochs, seeds, records),
+        "manifest": terms,
         "classes": list(data.classes),
         **({"multi_label": True} if data.multi_label else {}),
         "teacher": {**teacher_card, "heard": recorded(run)},
         "members": members,
         "comparison": {"measure": measure, "verdict": verdict.as_dict(), **figures},
+        "test_opened": opened,
         "shipped": shipped,
         **({"phases": phases} if phases else {}),
         "warnings": [
-            *remarks_without_teacher(config),
-            *warnings_of(teacher.card, data, config),
-            *phase_warnings(phases),
+            *warnings_of(teacher.card, data, config, phases=phases, fitted=fitted, terms=terms),
+            *uneven_groups(verdict, members, labels, groups),
         ],
     }
     results["diagnosis"] = diagnosis(
@@ -304,10 +307,11 @@ def _judge(
         looked,
         teacher.card,
         list(records.values()),
-        results["manifest"],
+        terms,
         results["comparison"]["verdict"],
         num_classes=data.num_classes,
         multi_label=data.multi_label,
+        caution=caution(opened, data, config),
     )
     ship_member(run, shipped["member"])
     results["deploy"] = deploy(run, data, results)
@@ -379,13 +383,8 @@ def manifest(
         **({"answers": changed} if (changed := recorded(run).get("changed")) else {}),
         "img_size": d.img_size,
         "selection": "last epoch",
-        "tuning_trials": {CONTROL: 0, "method": 0},
+        "tuning_trials": dict(config.evaluate.tuning_trials),
         "split": data_sizes(data),
         "data": {"source": config.data.source, "fingerprint": d.store.fingerprint},
         **({"bands": str(d.store.bands)} if d.store.bands is not None else {}),
     }
-
-
-def warnings_of(card: Mapping[str, Any], data: Dataset, config: RunConfig) -> list[str]:
-    """What a reader must know before the figures."""
-    return [*warnings_about(card, config, data.spec), *data_warnings(data)]

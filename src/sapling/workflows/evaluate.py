@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from sapling.config import RunConfig, build
 from sapling.data.loader import Dataset, load_data
+from sapling.data.openings import Opening, fingerprint_of_test, record_opening
 from sapling.data.sources import Columns, open_source
 from sapling.data.splitfile import read_split
 from sapling.data.splits import Split, whole
@@ -22,7 +23,7 @@ from sapling.errors import DataError, ModelError, UsageError
 from sapling.evaluation.metrics import classification_metrics, collect_logits
 from sapling.models.load import ensemble_folders, load_model
 from sapling.models.tapped import TappedModel
-from sapling.record import SPLIT_FILE, load_run_config, read_json
+from sapling.record import SPLIT_FILE, load_run_config, now, read_json
 from sapling.screen import Screen
 from sapling.teachers.ensemble import Ensemble
 from sapling.workflows.dataset import open_dataset
@@ -103,6 +104,9 @@ def evaluate(
     networks = [TappedModel(one.model, one.preprocess) for one in several]
     tapped = (Ensemble(networks) if len(networks) > 1 else networks[0]).to(where)
     part: SplitName = "test" if split == "all" else split
+    if split == "test":
+        opening = Opening(now(), "evaluate", Path(model).resolve().name)
+        record_opening(fingerprint_of_test(dataset.source, dataset.split.test), opening)
     logits, labels = collect_logits(tapped, dataset.eval_batches(part, batch_size=batch_size, device=where))
     metrics = classification_metrics(logits, in_columns(labels, column, len(loaded.classes)), len(loaded.classes))
     warnings = [note for note in dataset.source.notes if note.startswith("Skipped")]

@@ -206,8 +206,12 @@ def _more_views(m: Measured, config: RunConfig) -> Remedy:
 
 
 def _more_seeds(m: Measured, config: RunConfig) -> Remedy:
-    seeds = max(5, 2 * m.num_seeds)
-    return Remedy(f"Repeat it with {seeds} seeds.", {"train.num_seeds": seeds})
+    seeds, first = max(5, 2 * m.num_seeds), config.train.seed + m.num_seeds
+    return Remedy(
+        f"Repeat it with {seeds} fresh seeds, {first} to {first + seeds - 1}. Those of this run made us repeat it; "
+        "counted again, their luck would count twice.",
+        {"train.num_seeds": seeds, "train.seed": first},
+    )
 
 
 _REMEDIES: dict[str, Callable[[Measured, RunConfig], Remedy]] = {

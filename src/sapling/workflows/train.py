@@ -17,6 +17,7 @@ from sapling.workflows.dataset import data_warnings, open_checked, write_data_ca
 from sapling.workflows.distill import RunResult, manifest, settled
 from sapling.workflows.gallery import write_gallery
 from sapling.workflows.measures import efficiency
+from sapling.workflows.openings import open_test
 from sapling.workflows.passes import (
     TEACHER_STREAM,
     check_names,
@@ -94,10 +95,10 @@ def _work(run: Run, screen: Screen) -> None:
         screen=screen,
     )
     record = member_record(run, name) or {}
-    run.log("test: opening the test split")
+    opened = open_test(run, data, [config.train.seed])
     logits, labels, test = measure_test(run, run.path("members", name), data, machine)
     ship_member(run, name)
-    results = _results(run, data, record, test, manifest(run, data, machine, epochs, [config.train.seed], {}))
+    results = _results(run, data, record, test, opened, manifest(run, data, machine, epochs, [config.train.seed], {}))
     results["deploy"] = deploy(run, data, results)
     results["efficiency"] = efficiency(run, data, results)
     write_gallery(run, data, {"student": logits[None]}, labels)
@@ -108,7 +109,12 @@ def _work(run: Run, screen: Screen) -> None:
 
 
 def _results(
-    run: Run, data: Dataset, record: Mapping[str, Any], test: dict[str, Any], terms: dict[str, Any]
+    run: Run,
+    data: Dataset,
+    record: Mapping[str, Any],
+    test: dict[str, Any],
+    opened: dict[str, Any],
+    terms: dict[str, Any],
 ) -> dict[str, Any]:
     loaded = load_model(run.path("student"))
     size = loaded.preprocess
@@ -130,6 +136,7 @@ def _results(
         "classes": list(data.classes),
         **({"multi_label": True} if data.multi_label else {}),
         "members": [member],
+        "test_opened": opened,
         "shipped": {"member": member["name"], "arm": member["arm"], "reason": "the only one"},
         "warnings": data_warnings(data),
         "cost": {

@@ -1,0 +1,45 @@
+"""The one place where a test split is opened: counted, said, and remembered by what proposes the next run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sapling.config import RunConfig
+from sapling.data.loader import Dataset
+from sapling.data.openings import Opening, fingerprint_of_test, record_opening
+from sapling.record import Run, now
+from sapling.report.details import looks_at_test
+
+
+def open_test(run: Run, data: Dataset, seeds: Sequence[int]) -> dict[str, Any]:
+    """Log that the test split is opened, and record it beside the stores.
+
+    Returns:
+        ``results.json["test_opened"]``: ``this_run`` (more than 1 where it was killed while it judged and went on) and
+        ``before`` (other runs, and calls of ``sapling evaluate``, that looked at the same test images on this machine);
+        both None where that is unknown.
+    """
+    run.log("test: opening the test split")
+    method = run.config.method.name if run.task == "distill" else "none"
+    opening = Opening(now(), run.task, run.folder.resolve().name, run.started(), method, seeds)
+    looks = record_opening(fingerprint_of_test(data.source, data.split.test), opening)
+    opened = {"this_run": looks and looks.this_run, "before": looks and looks.before}
+    run.note(f"test: {looks_at_test(opened)}")
+    return opened
+
+
+def caution(opened: dict[str, Any], data: Dataset, config: RunConfig) -> str:
+    """What stands beside a proposed run where the same test images were looked at before; else empty."""
+    before = opened["before"]
+    if not before:
+        return ""
+    others = "another run" if before == 1 else f"{before} other runs"
+    # what came with the data stays the test, whatever the seed of the split is
+    is_cut = config.data.split_file is None and all(item.split in (None, "train") for item in data.source.items)
+    fresh = (
+        f"--set data.split_seed={config.data.split_seed + 1} draws others"
+        if is_cut
+        else "a claim needs fresh test images, or at least 5 fresh seeds"
+    )
+    return f"Caution: it looks at the same test images again, after this run and {others}; {fresh}."
