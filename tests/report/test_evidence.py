@@ -141,7 +141,7 @@ def test_plain_training_shows_its_one_model(tmp_path: Path) -> None:
     page = read(run)
     assert set(NEW) <= set(sections(page))
     text = one_line(page.text)
-    assert "Sure, and wrong" in text
+    assert "Its surest mistakes" in text
     assert "Gained" not in text
     assert "Distilled:" not in text
 
