@@ -15,6 +15,7 @@ from sapling.report.folder import block, number, numbers
 from sapling.report.summary import Arm, Summary, is_teacher
 from sapling.report.svg import COLOURS, SMALL, WIDTH, Drawing, new_figure, render, settings
 
+WILD, FEWEST_VALUES = 15, 12  # per cent of the values that may leave a chart, where there are so many
 MAX_POINTS = 240  # of a curve; more cannot be told apart at this width
 
 
@@ -109,8 +110,8 @@ class Curve:
     lines: list[tuple[list[int], list[float]]]
 
 
-def curve_figures(summary: Summary) -> list[tuple[str, Drawing]]:
-    """Title and drawing of every learning curve: validation accuracy and loss, then each term."""
+def curve_figures(summary: Summary) -> list[tuple[str, Drawing, str]]:
+    """Title, drawing and caption of every learning curve: validation accuracy and loss, then each term."""
     arms = _arms_of_history(summary)
     history = _of_students(summary)
     if not history:
@@ -131,15 +132,13 @@ def curve_figures(summary: Summary) -> list[tuple[str, Drawing]]:
     panels += [("train", k, _term_title(k)) for k in terms]
     found = []
     for part, key, title in panels:
-        drawing = _curve_figure(_collect(history, arms, part, key), summary, part, key, title)
-        if drawing:
-            found.append((title, drawing))
+        curves = _collect(history, arms, part, key)
+        if curves:
+            found.append((title, *_curve_figure(curves, summary, part, key, title)))
     return found
 
 
-def _curve_figure(curves: list[Curve], summary: Summary, part: str, key: str, title: str) -> Drawing | None:
-    if not curves:
-        return None
+def _curve_figure(curves: list[Curve], summary: Summary, part: str, key: str, title: str) -> tuple[Drawing, str]:
     percent = key in ("top1", "map")
     factor = 100.0 if percent else 1.0
     height = 232.0
@@ -169,7 +168,7 @@ def _curve_figure(curves: list[Curve], summary: Summary, part: str, key: str, ti
         if teacher is not None:
             axes.axhline(factor * teacher, color=COLOURS["teacher"], linewidth=1.4, linestyle=(0, (1, 2)))
             ends.append((factor * teacher, "teacher", COLOURS["teacher"]))
-        _limit(axes, curves, factor, None if teacher is None else factor * teacher)
+        note = _limit(axes, curves, factor, None if teacher is None else factor * teacher, low_is_wild=percent)
         _end_labels(axes, ends)
         axes.yaxis.set_major_locator(MaxNLocator(5))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:.4g}".replace("-", "\u2212")))
@@ -177,7 +176,8 @@ def _curve_figure(curves: list[Curve], summary: Summary, part: str, key: str, ti
         middle = (44 + WIDTH - 84) / 2 / WIDTH
         figure.text(middle, 8 / height, "epoch", ha="center", fontsize=SMALL, color=COLOURS["muted"])
         last = "; ".join(f"{name} {value:.4g}" for value, name, _ in ends)
-        return render(figure, f"curve_{part}_{wording.file_stem(key)}", f"{title} by epoch. Last values: {last}.")
+        description = f"{title} by epoch. Last values: {last}. {note}".rstrip()
+        return render(figure, f"curve_{part}_{wording.file_stem(key)}", description), note
 
 
 PULL_COLOURS = ("method", "method2", "method3", "method4", "leaf", "ink")
@@ -239,18 +239,31 @@ def _bare(axes: Axes) -> None:
     axes.set_axisbelow(True)
 
 
-def _limit(axes: Axes, curves: list[Curve], factor: float, teacher: float | None) -> None:
-    """Leave out the first wild epochs when they would flatten all that comes after."""
-    values = np.array([factor * v for c in curves for _, line in c.lines for v in line])
-    low, high = float(values.min()), float(values.max())
-    if len(values) >= 40:
-        first, last = np.percentile(values, [3, 97])
-        spread = max(float(last - first), 1e-9)
-        low, high = max(low, float(first) - 0.25 * spread), min(high, float(last) + 0.25 * spread)
-    if teacher is not None:
-        low, high = min(low, teacher), max(high, teacher)
+def _limit(axes: Axes, curves: list[Curve], factor: float, teacher: float | None, *, low_is_wild: bool) -> str:
+    """Leave out a few wild values that would flatten all others: mark where they leave the chart, and say so."""
+    points = [(c.colour, e, factor * v) for c in curves for line in c.lines for e, v in zip(*line, strict=True)]
+    side = -1.0 if low_is_wild else 1.0  # seen from here the wild values are the large ones
+    values = side * np.array([v for *_, v in points])
+    good, wild = float(values.min()), float(values.max())
+    most = float(np.percentile(values, 100 - WILD)) - good
+    if len(values) >= FEWEST_VALUES and wild - good > 2 * most > 0:
+        wild = good + 1.25 * most
+    ends = [side * good, side * wild, *([] if teacher is None else [teacher])]
+    low, high = min(ends), max(ends)
     margin = max(0.05 * (high - low), 1e-6 * max(abs(high), 1.0))
     axes.set_ylim(low - margin, high + margin)
+    out = [p for p in points if not low - margin <= p[2] <= high + margin]
+    if not out:
+        return ""
+    edge, sign, marker = (low - margin, "▼", "v") if low_is_wild else (high + margin, "▲", "^")
+    peaks = {colour: epoch for colour, epoch, _ in sorted(out, key=lambda p: side * p[2])}
+    for colour, epoch in peaks.items():
+        ink = COLOURS.get(colour, COLOURS["ink"])
+        axes.plot([epoch], [edge], marker, color=ink, markersize=7, markeredgewidth=0, clip_on=False)
+    epochs, furthest = sorted({e for _, e, _ in out}), max(out, key=lambda p: side * p[2])[2]
+    when = f"epoch {epochs[0]}" if len(epochs) == 1 else f"epochs {epochs[0]} to {epochs[-1]}"
+    shown = f"{furthest:.3g}".replace("-", "\u2212")
+    return f"{sign} leaves the chart, in {when}, as far as {shown}: so that the end of the curves can be read."
 
 
 def _end_labels(axes: Axes, ends: list[tuple[float, str, str]]) -> None:

@@ -65,7 +65,7 @@ def _content(summary: Summary) -> tuple[dict[str, Any], list[Drawing]]:
         return drawing
 
     record, results, table = summary.record, summary.results, class_table(summary)
-    curves = [(title, keep(drawing), "") for title, drawing in figures.curve_figures(summary)]
+    curves = [(title, keep(drawing), note) for title, drawing, note in figures.curve_figures(summary)]
     if pulls := keep(figures.pull_figure(summary)):
         curves.append(("How strongly each term pulls", pulls, figures.PULL_NOTE))
     classes = None
