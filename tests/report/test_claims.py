@@ -122,3 +122,22 @@ def test_an_unfinished_run_has_a_page_that_says_so_and_an_exit_code(run: Path, c
     assert main(["report", str(run)]) == 1
     assert "cannot go on without its config.yaml" in " ".join(capsys.readouterr().err.split())
     assert main(["report", str(done)]) == 0
+
+
+@pytest.mark.parametrize("size", [3, 40])
+def test_a_name_that_is_cut_stands_there_in_full_too(tmp_path: Path, size: int) -> None:
+    """On pointing at it, and as a list below the figure, for paper and for fingers."""
+    run = make_run(tmp_path / "run", classes=size, seeds=2, epochs=2)
+    content = add_evidence(run)
+    names = [f"Ligustrum lucidum, stage {k} of an infestation <b>" for k in range(size)]
+    (run / "results.json").write_text(json.dumps({**content, "classes": names}))
+    write_report(run)
+    page = (run / "report.html").read_text(encoding="utf-8")
+    assert page.count("Names in full:") == (3 if size == 3 else 2)
+    order = [0, 1, 2] if size == 3 else []
+    for k in order:
+        full = f"Ligustrum lucidum, stage {k} of an infestation &lt;b&gt;"
+        assert page.count(f"<title>{full}</title>") >= 6, "at its rows and at its columns"
+        assert page.count(f"<bdi>{full}</bdi>") >= 3
+        assert f"<title>{full}</title>" in (run / "figures" / "class_gain.svg").read_text(encoding="utf-8")
+    assert "<b>" not in page

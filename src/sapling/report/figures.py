@@ -93,12 +93,13 @@ def standing_figure(summary: Summary) -> Drawing | None:
             axes.text(
                 1.03, place, f"{mean:.1f}\u202f%", transform=axes.get_yaxis_transform(), va="center", color=colour
             )
-        names = [wording.shorten(a.name, 11) for a, _ in rows]
-        axes.set_yticks(range(len(rows)), names, parse_math=False, color=COLOURS["ink"])
+        names = wording.short_names((a.name for a, _ in rows), 11)
+        labels = [names[wording.clean(a.name)] for a, _ in rows]
+        axes.set_yticks(range(len(rows)), labels, parse_math=False, color=COLOURS["ink"])
         label = f"{wording.MEASURES[summary.measure]} on test images, per cent"
         figure.text(0.5, 6 / height, label, ha="center", fontsize=SMALL, color=COLOURS["muted"])
         listed = "; ".join(f"{wording.clean(a.name)} {np.mean(v):.1f} per cent" for a, v in rows)
-        return render(figure, "standing", f"Mean {wording.MEASURES[summary.measure]}: {listed}.")
+        return render(figure, "standing", f"Mean {wording.MEASURES[summary.measure]}: {listed}.", names)
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +170,7 @@ def _curve_figure(curves: list[Curve], summary: Summary, part: str, key: str, ti
             axes.axhline(factor * teacher, color=COLOURS["teacher"], linewidth=1.4, linestyle=(0, (1, 2)))
             ends.append((factor * teacher, "teacher", COLOURS["teacher"]))
         note = _limit(axes, curves, factor, None if teacher is None else factor * teacher, low_is_wild=percent)
-        _end_labels(axes, ends)
+        names = _end_labels(axes, ends)
         axes.yaxis.set_major_locator(MaxNLocator(5))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:.4g}".replace("-", "\u2212")))
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
@@ -177,7 +178,7 @@ def _curve_figure(curves: list[Curve], summary: Summary, part: str, key: str, ti
         figure.text(middle, 8 / height, "epoch", ha="center", fontsize=SMALL, color=COLOURS["muted"])
         last = "; ".join(f"{name} {value:.4g}" for value, name, _ in ends)
         description = f"{title} by epoch. Last values: {last}. {note}".rstrip()
-        return render(figure, f"curve_{part}_{wording.file_stem(key)}", description), note
+        return render(figure, f"curve_{part}_{wording.file_stem(key)}", description, names), note
 
 
 PULL_COLOURS = ("method", "method2", "method3", "method4", "leaf", "ink")
@@ -220,11 +221,12 @@ def pull_figure(summary: Summary) -> Drawing | None:
         axes.yaxis.set_major_locator(MaxNLocator(6, integer=True))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{10.0**v:g}"))
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-        _end_labels(axes, [(y[-1], name, colour) for name, colour, _, _, y in lines])
+        names = _end_labels(axes, [(y[-1], name, colour) for name, colour, _, _, y in lines])
         middle = (52 + WIDTH - 84) / 2 / WIDTH
         figure.text(middle, 8 / height, "epoch", ha="center", fontsize=SMALL, color=COLOURS["muted"])
         last = "; ".join(f"{name} {10 ** y[-1]:.3g}" for name, _, _, _, y in lines)
-        return render(figure, "pulls", f"Norm of the gradient of each weighted term by epoch. Last values: {last}.")
+        description = f"Norm of the gradient of each weighted term by epoch. Last values: {last}."
+        return render(figure, "pulls", description, names)
 
 
 def _term_title(term: str) -> str:
@@ -266,8 +268,9 @@ def _limit(axes: Axes, curves: list[Curve], factor: float, teacher: float | None
     return f"{sign} leaves the chart, in {when}, as far as {shown}: so that the end of the curves can be read."
 
 
-def _end_labels(axes: Axes, ends: list[tuple[float, str, str]]) -> None:
-    """Names at the right end of the lines, pushed apart where they would cover each other."""
+def _end_labels(axes: Axes, ends: list[tuple[float, str, str]]) -> dict[str, str]:
+    """Names at the right end of the lines, pushed apart where they would cover each other; gives what is shown."""
+    short = wording.short_names((name for _, name, _ in ends), 11)
     bottom, top = axes.get_ylim()
     gap = 0.085 * (top - bottom)
     places = sorted(((min(max(v, bottom), top), n, c) for v, n, c in ends), key=lambda e: e[0])
@@ -279,13 +282,14 @@ def _end_labels(axes: Axes, ends: list[tuple[float, str, str]]) -> None:
         axes.text(
             1.025,
             height - over,
-            wording.shorten(name, 11),
+            short[wording.clean(name)],
             transform=axes.get_yaxis_transform(),
             color=colour,
             va="center",
             fontsize=12,
             parse_math=False,
         )
+    return short
 
 
 def _collect(history: list[dict[str, Any]], arms: dict[str, Arm], part: str, key: str) -> list[Curve]:

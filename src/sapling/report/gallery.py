@@ -8,6 +8,7 @@ from typing import Any
 from sapling.report import wording
 from sapling.report.folder import block, inner, listing, number
 from sapling.report.summary import Summary
+from sapling.report.svg import MOST_LETTERS
 
 MOST = 24  # of a kind, whatever the file holds
 MOST_BYTES = 64_000  # of a picture as text
@@ -82,7 +83,7 @@ def _shot(
     return {
         "picture": picture,
         "alt": f"Test image {image}, in truth {truth}",
-        "image": wording.shorten(image.rpartition("/")[2] or image, 28),
+        "image": wording.shorten(image.rpartition("/")[2] or image, MOST_LETTERS),
         "truth": truth,
         "lines": lines,
         "sure": None if summary.multi_label else min(certain, default=None),
@@ -91,5 +92,5 @@ def _shot(
 
 def _names(values: Any) -> str:
     """``a, b``; images without a label have ``none``."""
-    names = [wording.shorten(v, 32) for v in values[:6]] if isinstance(values, list) else []
+    names = [wording.shorten(v, MOST_LETTERS) for v in values[:6]] if isinstance(values, list) else []
     return ", ".join(names) or "none"
