@@ -124,11 +124,19 @@ def export(
 
 @app.command()
 def report(runs: Annotated[list[str], typer.Argument(help="Run folders.")]) -> None:
-    """Write report.html of runs again."""
+    """Write report.html of runs again. Exit code 1 where a run is not finished: its page shows how far it came."""
+    from sapling.report.details import unfinished
+    from sapling.report.folder import read_run
     from sapling.report.page import write_report
 
+    waiting = False
     for run in runs:
         typer.echo(str(write_report(Path(run))))
+        if text := unfinished(read_run(Path(run))):
+            waiting = True
+            typer.echo(text, err=True)
+    if waiting:
+        raise typer.Exit(1)
 
 
 app.command()(compare)

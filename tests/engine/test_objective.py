@@ -1,11 +1,14 @@
 """The weighted sum is plain arithmetic, skips what has weight 0 and stops at what is not finite."""
 
+import math
+
 import pytest
 import torch
 
-from sapling.engine.objective import active_terms, check_finite, weighted_sum
+from sapling import methods
+from sapling.engine.objective import active_terms, check_finite, heavy_term, weighted_sum
 from sapling.errors import MethodError, TrainingError
-from sapling.types import Step
+from sapling.types import PairInfo, Step
 
 
 def test_sum_is_the_weighted_sum():
@@ -44,3 +47,24 @@ def test_not_finite_names_term_epoch_and_remedy(value):
     assert "epoch 5, batch 7" in text
     assert "try:" in text
     assert caught.value.exit_code == 1
+
+
+def test_the_term_furthest_above_its_usual_weight_is_named():
+    usual = {"ce": 0.1, "kd": 0.9, "at": 1000.0, "own": 0.0}
+    assert heavy_term(usual, usual) is None
+    assert heavy_term({"ce": 50.0, "kd": 9.0, "at": 10_000.0, "own": 5.0}, usual) is None
+    assert "of 'at': it is 90000, by itself 1000 (" in heavy_term({"ce": 1.0, "kd": 20.0, "at": 90_000.0}, usual)
+    with pytest.raises(TrainingError) as caught:
+        check_finite({"ce": math.nan}, member="m", step=Step(), batch=0, heavy="lower it")
+    assert caught.value.remedy == "lower it"
+
+
+@pytest.mark.parametrize("name", ["none", "kd", "dkd", "rkd", "kd+pkt", "sp+kd"])
+def test_usual_weights_are_those_that_nobody_changed(name):
+    shapes = {"embedding": (8,), **{f"stage{k}": (8, 4, 4) for k in range(1, 5)}}
+    info = PairInfo(10, 100, shapes, shapes)
+    assert methods.build(name, info).usual_weights == methods.build(name, info).weights
+    if name == "kd+pkt":
+        for options in ({"weights": {"kd": 500.0}}, {"kd": {"weights": {"kd": 500.0}}}):
+            changed = methods.build(name, info, **options)
+            assert (changed.weights["kd"], changed.usual_weights["kd"]) == (500.0, 0.9)

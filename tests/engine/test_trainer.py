@@ -1,5 +1,7 @@
 """Members of one pass, exact resume, and stopping at what is not finite."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -7,6 +9,7 @@ from sapling.engine import checkpoint
 from sapling.engine.checkpoint import numeric_environment
 from sapling.engine.trainer import fit
 from sapling.errors import RunError, TrainingError
+from tests.engine.conftest import NUM
 
 
 def bits(member):
@@ -169,6 +172,24 @@ def test_divergence_stops_before_a_checkpoint_keeps_it(data, make_member, settin
     with pytest.raises(TrainingError, match=r"running_var.* of member 'm' .* after epoch 1"):
         fit([member], data, settings(), checkpoint=path)
     assert not path.exists()
+
+
+@pytest.mark.parametrize(
+    "batch_size", [10, NUM]
+)  # seen in a term of the second batch, or in weights after the only one
+@pytest.mark.parametrize(("weight", "advised"), [(500.0, True), (0.9, False)])
+def test_a_weight_far_above_its_usual_one_is_named_before_the_learning_rate(
+    data, make_member, teacher, settings, weight, advised, batch_size
+):
+    member = make_member("m", "kd", weights={"ce": 0.1, "kd": weight}, lr=1e25)
+    member.optim = replace(member.optim, clip_norm=None)
+    if batch_size == NUM:
+        member.optimizer.step = lambda: next(member.student.parameters()).data.fill_(float("inf"))
+    with pytest.raises(TrainingError) as caught:
+        fit([member], data, settings(batch_size=batch_size), teacher=teacher)
+    remedy = caught.value.remedy
+    assert ("lower the weight of 'kd': it is 500, by itself 0.9 (--set method.weights.kd=0.9)" in remedy) == advised
+    assert "--lr" in remedy
 
 
 def test_clipping_leaves_the_student_alone_when_the_method_has_large_gradients(data, make_member, settings):

@@ -15,6 +15,7 @@ from torchmetrics.functional.classification import multiclass_calibration_error
 
 from sapling.errors import DataError, UsageError
 from sapling.evaluation import classification_metrics, collect_logits
+from sapling.evaluation.metrics import binary_auc, roc_points
 from sapling.types import Batch, Outputs
 
 
@@ -160,3 +161,28 @@ def test_mode_comes_back_after_an_error() -> None:
 def test_import_brings_no_torch() -> None:
     code = "import sys, sapling.evaluation; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("levels", [4, 10_000])  # many equal scores, and hardly any
+def test_the_roc_curve_is_that_of_scikit_learn(levels: int) -> None:
+    rng = np.random.default_rng(levels)
+    labels = rng.integers(0, 2, 300)
+    scores = np.round(labels + rng.normal(0, 1.2, 300), 0 if levels == 4 else 9)
+    alarms, found, _ = reference.roc_curve(labels, scores, drop_intermediate=False)
+    curve = roc_points(scores, labels)
+    for place, share in zip(np.linspace(0, 1, 101), curve, strict=True):
+        after = int(np.searchsorted(alarms, place, side="right"))  # the last point that is not further right
+        expected = found[after - 1]
+        if after < len(alarms):
+            way = (place - alarms[after - 1]) / (alarms[after] - alarms[after - 1])
+            expected += way * (found[after] - found[after - 1])
+        assert share == pytest.approx(expected)
+    assert curve.mean() == pytest.approx(binary_auc(scores, labels), abs=0.01)
+    logits = np.stack([np.zeros(300), scores], 1)
+    assert classification_metrics(logits, labels, 2)["roc"] == curve.round(4).tolist()
+
+
+def test_one_class_has_no_roc_curve_and_three_have_none() -> None:
+    assert roc_points(np.arange(3.0), np.ones(3, int)) is None
+    assert "roc" not in classification_metrics(np.eye(2), np.array([0, 0]), 2)
+    assert "roc" not in classification_metrics(np.eye(3), np.array([0, 1, 2]), 3)

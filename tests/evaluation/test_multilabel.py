@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from sklearn import metrics as sklearn_metrics
 
 from sapling.errors import DataError, UsageError
-from sapling.evaluation.metrics import classification_metrics
+from sapling.evaluation.metrics import classification_metrics, roc_points
 from sapling.evaluation.multilabel import average_precision, influence_on_map
 from sapling.evaluation.ranked import compare_rankings, label_intervals, take_rankings_apart
 from sapling.evaluation.soft_targets import soft_targets
@@ -188,3 +188,14 @@ def test_what_cannot_be_measured():
         compare_rankings(logits[None], np.stack([logits, logits]), targets)
     with pytest.raises(UsageError, match="confidence"):
         compare_rankings(logits, logits, targets, confidence=0.4)
+
+
+def test_the_roc_curve_of_several_labels_is_the_mean_of_those_that_have_one():
+    rng = np.random.default_rng(3)
+    targets = rng.integers(0, 2, (80, 3))
+    targets[:, 1] = 0
+    logits = targets + rng.normal(0, 1, (80, 3))
+    curves = [roc_points(logits[:, k], targets[:, k]) for k in (0, 2)]
+    found = classification_metrics(logits, targets, 3)
+    np.testing.assert_allclose(found["roc"], np.mean(curves, 0), atol=1e-4)
+    assert np.mean(found["roc"]) == pytest.approx(found["auc"], abs=0.02)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from sapling.report import write_report
 from tests.report.browser import CHROMIUM, Browser
@@ -109,6 +112,32 @@ def test_keys_reach_what_scrolls_and_what_opens(browser: Browser, runs: Runs) ->
     assert browser.ask("document.querySelectorAll('summary').length") >= 4
 
 
+@pytest.mark.parametrize("dark", [False, True])
+def test_a_table_that_is_cut_shows_that_there_is_more(browser: Browser, runs: Runs, tmp_path: Path, dark: bool) -> None:
+    """The right edge is shaded as long as the table goes on there, and no longer once it has been scrolled there."""
+    browser.open(runs["none"] / "report.html", width=390, dark=dark)
+    browser.ask("document.querySelectorAll('details').forEach(d => d.open = true)")
+    assert browser.ask("(window.region = document.querySelector('.scroll:has(.classes)')).scrollLeft === 0")
+    assert browser.ask("region.scrollWidth > region.clientWidth")
+
+    def shading(left: int, edge: str) -> int:
+        """How far the paper beside a row's words differs from the page, in grey values."""
+        browser.ask(f"region.scrollLeft = {left}; region.scrollIntoView()")
+        # nothing is drawn but the region's own background
+        browser.ask("region.querySelector('table').style.visibility = 'hidden'")
+        x = browser.ask(f"region.getBoundingClientRect().{edge}") + (1 if edge == "left" else -2)
+        clip = {"x": x, "y": browser.ask("region.getBoundingClientRect().top + scrollY + 60"), "width": 1, "height": 1,
+                "scale": 1}  # fmt: skip
+        data = browser.call("Page.captureScreenshot", captureBeyondViewport=True, clip=clip)["data"]
+        pixel = Image.open(io.BytesIO(base64.b64decode(data))).convert("L").getpixel((0, 0))
+        return abs(pixel - (23 if dark else 254))
+
+    assert shading(0, "right") > 30
+    assert shading(0, "left") < 5
+    assert shading(9999, "right") < 5
+    assert shading(9999, "left") > 30
+
+
 def test_it_prints(browser: Browser, runs: Runs, tmp_path: Path) -> None:
     browser.open(runs["none"] / "report.html", dark=True)
     browser.pdf(tmp_path / "page.pdf")
@@ -118,7 +147,8 @@ def test_it_prints(browser: Browser, runs: Runs, tmp_path: Path) -> None:
     assert browser.ask("document.querySelector('.classes').getBoundingClientRect().height") > 1000
     # no heading ends a sheet without what it heads, and no figure is cut
     for tag, key in (("section > header", "breakAfter"), ("section > header", "breakInside"), ("h3", "breakAfter"),
-                     ("figure", "breakInside"), ("tr", "breakInside")):  # fmt: skip
+                     ("figure", "breakInside"), ("tr", "breakInside"), ("details", "breakInside"),
+                     (".results", "breakInside"), ("thead", "breakAfter"), ("summary", "breakAfter")):  # fmt: skip
         styles = f"[...new Set([...document.querySelectorAll('{tag}')].map(e => getComputedStyle(e).{key}))].join()"
         assert browser.ask(styles) == "avoid", (tag, key)
     browser.call("Emulation.setEmulatedMedia", media="")

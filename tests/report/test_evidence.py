@@ -141,7 +141,7 @@ def test_plain_training_shows_its_one_model(tmp_path: Path) -> None:
     page = read(run)
     assert set(NEW) <= set(sections(page))
     text = one_line(page.text)
-    assert "Sure, and wrong" in text
+    assert "Its surest mistakes" in text
     assert "Gained" not in text
     assert "Distilled:" not in text
 
@@ -201,5 +201,12 @@ def test_the_cost_of_the_control_is_said_and_not_only_taken_for_granted(tmp_path
     (run / "results.json").write_text(json.dumps(results))
     section = efficiency_section(summarise(read_run(run)))
     assert section is not None
-    assert section["columns"][:2] == ["Teacher", "Student"]
-    assert "not of one size" in section["note"]
+    assert section["columns"][:2] == ["Teacher", "Distilled, shipped"]
+    assert section["note"].endswith("not of one size here; only the shipped one was measured.")
+    networks = results["efficiency"]["networks"]
+    results["efficiency"]["networks"] = [networks[0], {**networks[1], "role": "control"}, *networks[1:]]
+    (run / "results.json").write_text(json.dumps(results))
+    section = efficiency_section(summarise(read_run(run)))
+    assert section is not None
+    assert section["columns"] == ["Teacher", "Control", "Distilled, shipped", "Student, ONNX"]
+    assert section["note"].endswith("not of one size here: each was measured.")

@@ -145,7 +145,7 @@ def test_gains_pair_the_seeds(runs: Runs) -> None:
 def test_curves_have_a_panel_for_each_term_and_skip_the_teacher(runs: Runs) -> None:
     record = read_run(runs["better"])
     record.history.append({"pass": "teacher", "member": "teacher", "epoch": 0, "train": {"ce": 9.0, "odd": 1.0}})
-    titles = [title for title, _ in figures.curve_figures(summarise(record))]
+    titles = [title for title, *_ in figures.curve_figures(summarise(record))]
     assert titles == [
         "Accuracy on validation images",
         "NLL on validation images",
@@ -159,7 +159,7 @@ def test_long_runs_are_thinned(runs: Runs) -> None:
     record.history = [
         {"pass": "seed0", "member": "kd-s0", "epoch": e, "train": {"ce": 1 / (e + 1)}, "val": {}} for e in range(20_000)
     ]
-    (_, drawing), *_ = figures.curve_figures(summarise(record))
+    (_, drawing, _), *_ = figures.curve_figures(summarise(record))
     assert len(drawing.inline) < 30_000
 
 
@@ -218,3 +218,31 @@ def test_rows_of_a_confusion_matrix_are_true_classes(runs: Runs) -> None:
     np.testing.assert_allclose(shares.sum(axis=1), 1)
     counts = sum(np.array(m["test"]["confusion"]) for m in summary.control.members)
     assert shares[2, 5] == pytest.approx(counts[2, 5] / counts[2].sum())
+
+
+def test_a_spike_leaves_the_chart_and_the_caption_says_so(runs: Runs) -> None:
+    """One wild epoch must not flatten the end of the curves; where it leaves is marked, and how far it went said."""
+    record = read_run(runs["better"])
+    record.results.pop("teacher")
+    calm = [1.0, 0.8, 0.6, 0.5, 0.4, 0.35, 0.32, 0.3]
+    record.history = [
+        {"pass": f"s{s}", "member": f"kd-s{s}", "epoch": e, "train": {"ce": v}, "val": {"nll": v, "top1": 1 - v / 2}}
+        for s in range(2) for e, v in enumerate(calm)
+    ]  # fmt: skip
+
+    def ticks(drawing: Drawing) -> list[float]:
+        return [float(w) for w in words(drawing) if re.fullmatch(r"\d+\.\d+", w)]
+
+    def curve(title: str) -> tuple[Drawing, str]:
+        return next((d, note) for t, d, note in figures.curve_figures(summarise(record)) if t.startswith(title))
+
+    assert curve("NLL")[1] == ""
+    record.history[1]["val"] = {"nll": 15.1, "top1": 0.5}
+    drawing, note = curve("NLL")
+    assert note == "▲ leaves the chart, in epoch 2, as far as 15.1: so that the end of the curves can be read."
+    assert note in drawing.description
+    assert max(ticks(drawing)) < 1.5
+    assert curve("Accuracy")[1] == ""
+    record.history[1]["val"] = {"nll": 0.8, "top1": -9.0}
+    assert curve("Accuracy")[1].startswith("▼ leaves the chart, in epoch 2, as far as \u2212900:")
+    assert curve("NLL")[1] == ""

@@ -290,7 +290,7 @@ def test_an_unfinished_run_shows_its_teacher_and_how_to_go_on(tmp_path: Path) ->
     write_report(run)
     text = one_line(read(run).text)
     assert "It failed, and was used all the same" in text
-    assert "sapling distill --resume 'runs/pale trees'" in text
+    assert f"sapling distill --resume '{run}'" in text
 
 
 def test_the_key_figures_are_those_of_the_student_that_ships(tmp_path: Path) -> None:

@@ -57,3 +57,14 @@ def test_any_text_becomes_one_short_line(text: str, width: int) -> None:
     assert short.isprintable()
     assert len([c for c in short if not wording.unicodedata.combining(c)]) <= max(width, len("(no name)"))
     assert wording.file_stem(text).replace("-", "").replace("_", "x").isalnum()
+
+
+def test_names_that_are_cut_alike_are_cut_before_they_differ() -> None:
+    names = ["Ligustrum lucidum", "Quercus robur, young tree", "Quercus robur, old tree", "oak"]
+    assert wording.short_names(names, 10) == {
+        "Ligustrum lucidum": "Ligustrum…",
+        "Quercus robur, young tree": "Quercu…you",
+        "Quercus robur, old tree": "Quercu…old",
+        "oak": "oak",
+    }
+    assert all(wording.width(short) <= 10 for short in wording.short_names(names, 10).values())

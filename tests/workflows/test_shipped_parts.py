@@ -127,7 +127,13 @@ def test_a_run_ships_the_teachers_classifier(photos, tmp_path, monkeypatch, caps
     assert torch.equal(network.classifier.weight, teacher.get_classifier().weight)
     assert member["parameters"] == count_parameters(network) > control["parameters"]
     assert member["macs"] == count_macs(network, (3, 16, 16)) > control["macs"]
-    assert results["efficiency"]["networks"][1]["parameters"] == member["parameters"]
+    measured = results["efficiency"]["networks"]
+    assert [n["role"] for n in measured] == ["teacher", "control", "student", "student"]
+    for found, known, place in ((measured[1], control, "members/control-s0"), (measured[2], member, "student")):
+        assert (found["parameters"], found["macs"]) == (known["parameters"], known["macs"])
+        assert found["bytes"] == (folder / place / "model.safetensors").stat().st_size
+    assert measured[1]["peak_memory_bytes"]["1"] < measured[2]["peak_memory_bytes"]["1"]
+    assert "Distilled, shipped" in (folder / "report.html").read_text()
     assert results["deploy"]["onnx"]["max_abs_logit_difference"] < 1e-4
     assert "note: simkd ships" in (folder / "log.txt").read_text()
 

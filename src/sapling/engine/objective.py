@@ -15,6 +15,19 @@ REMEDIES = {
     "bce": "lower the learning rate (--lr), or check the labels and images",
     "": "lower the weight of this term or the learning rate (--lr), or use --amp fp32",
 }
+TOO_HEAVY = 10.0  # times its usual weight: then the weight is named before the learning rate
+
+
+def heavy_term(weights: Mapping[str, float], usual: Mapping[str, float]) -> str | None:
+    """What to do about the term whose weight is furthest above its usual one; None where none is far above."""
+    above = {t: w / usual[t] for t, w in weights.items() if t not in REMEDIES and usual.get(t, 0) > 0}
+    name = max(above, key=above.__getitem__, default=None)
+    if name is None or above[name] <= TOO_HEAVY:
+        return None
+    return (
+        f"lower the weight of {name!r}: it is {weights[name]:g}, by itself {usual[name]:g} "
+        f"(--set method.weights.{name}={usual[name]:g}); only then lower the learning rate (--lr)"
+    )
 
 
 def active_terms(weights: Mapping[str, float]) -> tuple[str, ...]:
@@ -42,7 +55,7 @@ def weighted_sum(terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> T
     return total
 
 
-def check_finite(values: Mapping[str, float], *, member: str, step: Step, batch: int) -> None:
+def check_finite(values: Mapping[str, float], *, member: str, step: Step, batch: int, heavy: str | None = None) -> None:
     """Stop when a term is NaN or infinite.
 
     Args:
@@ -50,6 +63,7 @@ def check_finite(values: Mapping[str, float], *, member: str, step: Step, batch:
         member: which student.
         step: where training stands.
         batch: number of the batch in the epoch, from 0.
+        heavy: of :func:`heavy_term`; then that is the remedy.
 
     Raises:
         TrainingError: with the term, the epoch and what to do.
@@ -59,5 +73,5 @@ def check_finite(values: Mapping[str, float], *, member: str, step: Step, batch:
             raise TrainingError(
                 f"term {name!r} of member {member!r} became {value} in epoch {step.epoch + 1}, batch {batch + 1}",
                 where=f"phase {step.phase}",
-                remedy=REMEDIES.get(name, REMEDIES[""]),
+                remedy=heavy or REMEDIES.get(name, REMEDIES[""]),
             )

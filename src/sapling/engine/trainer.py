@@ -21,7 +21,7 @@ from torch import Tensor
 from sapling.engine.averaging import Average
 from sapling.engine.checkpoint import load_checkpoint, save_checkpoint
 from sapling.engine.gradients import TOTAL, is_due, stride, term_norms, total_norm
-from sapling.engine.objective import check_finite, weighted_sum
+from sapling.engine.objective import check_finite, heavy_term, weighted_sum
 from sapling.engine.optim import OptimSettings, learning_rate, make_optimizer
 from sapling.engine.plan import Stretch, stretches
 from sapling.engine.prefetch import ahead
@@ -201,7 +201,8 @@ def check_state(member: Member, epoch: int) -> None:
         if value.is_floating_point() and not bool(torch.isfinite(value).all()):
             raise TrainingError(
                 f"{name} of member {member.name!r} is no longer finite after epoch {epoch + 1}: training diverged",
-                remedy="lower the learning rate (--lr), or use --amp fp32",
+                remedy=heavy_term(member.active, member.method.usual_weights)
+                or "lower the learning rate (--lr), or use --amp fp32",
             )
 
 
@@ -242,7 +243,8 @@ def _train_epoch(
                 pull = pulls[member.name] if is_due(place, every) else None
                 terms = _train_step(member, batch, target, step, place, settings, pull)
                 if settings.device == "cpu" or number % GPU_CHECK_STEPS == 0 or number + 1 == num_batches:
-                    check_finite(floats(terms), member=member.name, step=step, batch=number)
+                    heavy = heavy_term(member.active, member.method.usual_weights)
+                    check_finite(floats(terms), member=member.name, step=step, batch=number, heavy=heavy)
                 meters[member.name].add(terms)
                 mark = charge(clock, member.name, mark)
             if watcher:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from sapling.types import Batch, Outputs
 
 NUM_CALIBRATION_BINS = 15
+NUM_ROC_POINTS = 101
 
 
 def collect_logits(
@@ -127,6 +128,22 @@ def binary_auc(scores: NDArray[np.float64], labels: NDArray[np.int64]) -> float 
     return float(wins / (positive * negative))
 
 
+def roc_points(scores: NDArray[np.float64], labels: NDArray[np.int64]) -> NDArray[np.float64] | None:
+    """ROC curve: the share of positives found at 0, 1, .. 100 % of false alarms, ``[101]``.
+
+    Between the thresholds that ``scores [n]`` allow it is a straight line. None where all images are of one class.
+    """
+    order = np.argsort(-scores, kind="stable")
+    ends = np.append(np.flatnonzero(np.diff(scores[order])), len(scores) - 1)  # equal scores come together
+    found = np.cumsum(labels[order] > 0)[ends]
+    alarms = ends + 1 - found
+    if not found[-1] or not alarms[-1]:
+        return None
+    places = np.linspace(0, 1, NUM_ROC_POINTS)
+    curve = np.interp(places, np.append(0, alarms / alarms[-1]), np.append(0, found / found[-1]))
+    return np.asarray(curve, dtype=np.float64)
+
+
 def check_logits(logits: ArrayLike, labels: ArrayLike, num_classes: int) -> tuple[NDArray[Any], NDArray[np.int64]]:
     """Logits ``[n,K]`` and labels ``[n]`` as arrays.
 
@@ -172,7 +189,8 @@ def classification_metrics(logits: ArrayLike, labels: ArrayLike, num_classes: in
     Returns:
         ``top1``, ``top5`` (None unless K > 5), ``macro_f1``, ``macro_precision``, ``macro_recall``,
         ``worst_class_recall`` (of the classes that have images here), ``auc`` (area under the ROC curve; None unless
-        K is 2 and both classes have images), ``nll`` (nats), ``ece`` (15 bins), ``calibration`` (see
+        K is 2 and both classes have images), ``roc`` (its curve, see :func:`roc_points`; only where there is an
+        ``auc``), ``nll`` (nats), ``ece`` (15 bins), ``calibration`` (see
         :func:`sapling.evaluation.calibration.reliability`), ``per_class_recall`` ``[K]``, ``confusion`` ``[K,K]``
         (rows true) and ``num_images``.
 
@@ -193,6 +211,8 @@ def classification_metrics(logits: ArrayLike, labels: ArrayLike, num_classes: in
     counts = confusion.sum(1)
     hits = np.diag(confusion)
     confidence = np.exp(log_p.max(1))
+    margin = scores[:, 1].astype(np.float64) - scores[:, 0] if num_classes == 2 else None
+    curve = None if margin is None else roc_points(margin, truth)
     return {
         "top1": float((ranks == 0).mean()),
         "top5": float((ranks < 5).mean()) if num_classes > 5 else None,
@@ -200,7 +220,8 @@ def classification_metrics(logits: ArrayLike, labels: ArrayLike, num_classes: in
         "macro_precision": precision,
         "macro_recall": recall,
         "worst_class_recall": float((hits / np.maximum(counts, 1))[counts > 0].min()),
-        "auc": binary_auc(scores[:, 1].astype(np.float64) - scores[:, 0], truth) if num_classes == 2 else None,
+        "auc": None if margin is None else binary_auc(margin, truth),
+        **({} if curve is None else {"roc": curve.round(4).tolist()}),
         "nll": float(-np.take_along_axis(log_p, truth[:, None], 1).mean()),
         "ece": expected_calibration_error(confidence, ranks == 0),
         "calibration": reliability(confidence, ranks == 0, NUM_CALIBRATION_BINS),

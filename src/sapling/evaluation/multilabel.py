@@ -14,7 +14,7 @@ from scipy.stats import rankdata
 
 from sapling.errors import DataError, UsageError
 from sapling.evaluation.calibration import reliability
-from sapling.evaluation.metrics import NUM_CALIBRATION_BINS, expected_calibration_error
+from sapling.evaluation.metrics import NUM_CALIBRATION_BINS, expected_calibration_error, roc_points
 
 Floats = NDArray[np.float64]
 
@@ -118,7 +118,8 @@ def multilabel_metrics(logits: ArrayLike, targets: ArrayLike, num_classes: int) 
         num_classes: K.
 
     Returns:
-        ``map`` (mean average precision, over the labels that occur), ``auc`` (mean area under the ROC curve),
+        ``map`` (mean average precision, over the labels that occur), ``auc`` (mean area under the ROC curve), ``roc``
+        (the mean of these curves, see :func:`sapling.evaluation.metrics.roc_points`),
         ``micro_f1`` and ``macro_f1`` at 0.5, ``same_labels`` (share of images with exactly the right labels), ``bce``
         (nats, mean over images and labels), ``ece`` (of all probabilities, 15 bins), ``calibration`` (the same bins),
         ``per_label_ap``, ``per_label_auc`` and ``per_label_images``, each ``[K]``, None where a label does not occur,
@@ -130,12 +131,14 @@ def multilabel_metrics(logits: ArrayLike, targets: ArrayLike, num_classes: int) 
     """
     scores, truth = check_targets(logits, targets, num_classes)
     ap, auc = average_precision(scores, truth), area_under_roc(scores, truth)
+    curves = [c for one, there in zip(scores.T, truth.T, strict=True) if (c := roc_points(one, there)) is not None]
     probabilities = probabilities_of(scores)
     given = scores >= 0
     micro, macro = f1_scores(given, truth)
     return {
         "map": float(np.nanmean(ap)),
         "auc": float(np.nanmean(auc)) if np.isfinite(auc).any() else None,
+        **({"roc": np.mean(curves, axis=0).round(4).tolist()} if curves else {}),
         "micro_f1": micro,
         "macro_f1": macro,
         "same_labels": float((given == (truth > 0)).all(1).mean()),

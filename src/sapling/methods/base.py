@@ -244,6 +244,12 @@ class Method(nn.Module):
         """Weight of every term, applied by the engine."""
         return dict(self._weights)
 
+    @property
+    def usual_weights(self) -> dict[str, float]:
+        """Weight of every term where no setting changes it."""
+        usual = default_weights(self.terms, self.default_alpha, self.scales)
+        return {self._called(term): weight for term, weight in usual.items()}
+
     def active_terms(self, phase: Phase) -> tuple[str, ...]:
         """Terms of ``phase`` with a weight above 0; empty means that the phase has nothing to do."""
         wanted = [self._called(term) for term in phase.terms or self.terms]

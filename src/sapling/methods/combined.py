@@ -223,6 +223,16 @@ class Combined(Method):
                     weights[joint] *= 1 - whole.alpha
         return weights | {self._called(term): weight for term, weight in (whole.weights or {}).items()}
 
+    @property
+    def usual_weights(self) -> dict[str, float]:
+        """Those of the parts by themselves; of the labels the smallest."""
+        found: dict[str, float] = {}
+        for name, part in self._each():
+            for term, weight in part.usual_weights.items():
+                joint = self._called(self.called[name].get(term, term))
+                found[joint] = min(found.get(joint, weight), weight)
+        return found
+
     def _joined_phases(self) -> list[Phase]:
         """Fill ``_stages`` and give the phases of the whole."""
         phases: list[Phase] = []

@@ -55,8 +55,9 @@ def class_gain_figure(table: ClassTable) -> Drawing | None:
                 )
                 continue
             _class_row(axes, place, k, table)
-        names = ["" if k is None else wording.shorten(table.names[k], 16) for k in rows]
-        axes.set_yticks(range(len(rows)), names, parse_math=False, color=COLOURS["ink"], fontsize=SMALL)
+        names = wording.short_names((table.names[k] for k in shown), 16)
+        labels = ["" if k is None else names[wording.clean(table.names[k])] for k in rows]
+        axes.set_yticks(range(len(rows)), labels, parse_math=False, color=COLOURS["ink"], fontsize=SMALL)
         top = 1 - 10 / height
         for x, text, colour in (
             (134, "○ control", "control"),
@@ -71,7 +72,7 @@ def class_gain_figure(table: ClassTable) -> Drawing | None:
             middle, 6 / height, f"{table.measured}, per cent", ha="center", fontsize=SMALL, color=COLOURS["muted"]
         )
         listed = "; ".join(f"{wording.clean(table.names[k])} {100 * table.gain[k]:+.1f}" for k in shown[:10])
-        return render(figure, "class_gain", f"Change of {table.measured} per class in points: {listed}.")
+        return render(figure, "class_gain", f"Change of {table.measured} per class in points: {listed}.", names)
 
 
 def class_profile_figure(table: ClassTable) -> Drawing | None:
@@ -144,7 +145,8 @@ def _matrix(
 ) -> Drawing:
     size = len(classes)
     named = size <= MAX_NAMED
-    labels = [wording.shorten(c, 14) for c in classes] if named else []
+    names = wording.short_names(classes, 14) if named else {}
+    labels = [names[wording.clean(c)] for c in classes] if named else []
     room = min(7.2 * max((wording.width(label) for label in labels), default=0) + 12, 110.0)
     turned = named and room * size > WIDTH - 60
     left, below = (max(room, 40.0), room if turned else 30.0) if named else (54.0, 44.0)
@@ -191,7 +193,7 @@ def _matrix(
             ticks = np.arange(0, size, step)
             axes.set_xticks(ticks + 0.5, [str(t) for t in ticks])
             axes.set_yticks(ticks + 0.5, [str(t) for t in ticks])
-        return render(figure, name, description)
+        return render(figure, name, description, names)
 
 
 def _cells(

@@ -50,12 +50,19 @@ def class_interval_figure(gains: Floats, classes: list[str]) -> Drawing:
     values = 100 * gains[order]
     names = [classes[k] for k in order]
     with settings():
-        figure = _rows(values, names) if len(order) <= MAX_ROWS else _profile(values, names)
+        few = len(order) <= MAX_ROWS
+        short = wording.short_names(names, 16) if few else _ends(names)
+        figure = _rows(values, [short[wording.clean(n)] for n in names]) if few else _profile(values, [*short.values()])
         shown = list(zip(names, values, strict=True))
         shown = shown if len(shown) <= MAX_ROWS else [*shown[:ENDS], *shown[-ENDS:]]
         listed = "; ".join(f"{wording.clean(n)} {v[0]:+.1f} ({v[1]:+.1f} to {v[2]:+.1f})" for n, v in shown)
         what = f"Gain of {'each class' if len(order) <= MAX_ROWS else f'{len(order)} classes'} in points, with interval"
-        return render(figure, "class_intervals", f"{what}: {listed}.")
+        return render(figure, "class_intervals", f"{what}: {listed}.", short)
+
+
+def _ends(names: list[str]) -> dict[str, str]:
+    ends = [f"{word}: {wording.clean(name)}" for word, name in (("most", names[0]), ("least", names[-1]))]
+    return {end: wording.shorten(end, 27) for end in ends}
 
 
 def _rows(values: Floats, names: list[str]) -> Any:
@@ -72,8 +79,7 @@ def _rows(values: Floats, names: list[str]) -> Any:
         colour = _colour(low, high)
         axes.plot([low, high], [place, place], color=colour, linewidth=1.8, alpha=0.75)
         axes.plot([mean], [place], "o", color=colour, markersize=6.5, markeredgewidth=0)
-    labels = [wording.shorten(n, 16) for n in names]
-    axes.set_yticks(range(len(values)), labels, parse_math=False, color=COLOURS["ink"], fontsize=SMALL)
+    axes.set_yticks(range(len(values)), names, parse_math=False, color=COLOURS["ink"], fontsize=SMALL)
     _signed(axes.xaxis)
     left, right, top = 134 / WIDTH, 1 - 18 / WIDTH, 1 - 12 / height
     for x, side, text, colour in (
@@ -85,7 +91,7 @@ def _rows(values: Floats, names: list[str]) -> Any:
     return figure
 
 
-def _profile(values: Floats, names: list[str]) -> Any:
+def _profile(values: Floats, ends: list[str]) -> Any:
     height = 260.0
     figure = new_figure(height)
     axes = figure.add_axes((52 / WIDTH, 40 / height, 1 - 62 / WIDTH, 1 - 56 / height))
@@ -110,11 +116,11 @@ def _profile(values: Floats, names: list[str]) -> Any:
     edge = 1.08 * max(float(reach), float(np.abs(values[:, 0]).max()), 0.5)
     axes.set_ylim(-edge, edge)
     _signed(axes.yaxis)
-    ends = (
-        (0.02, 0.0, "left", "bottom", f"most: {wording.shorten(names[0], 20)}"),
-        (0.98, 1.0, "right", "top", f"least: {wording.shorten(names[-1], 20)}"),
+    places_of_ends = (
+        (0.02, 0.0, "left", "bottom", ends[0]),
+        (0.98, 1.0, "right", "top", ends[1]),
     )
-    for x, y, side, edge_name, text in ends:
+    for x, y, side, edge_name, text in places_of_ends:
         axes.text(
             x, y, text, transform=axes.transAxes, ha=side, va=edge_name, fontsize=SMALL, color=COLOURS["ink"],
             parse_math=False,

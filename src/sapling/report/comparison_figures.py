@@ -31,7 +31,7 @@ def gains_figure(methods: Sequence[Mapping[str, Any]]) -> Drawing | None:
     if not rows:
         return None
     with settings():
-        figure, axes, height = _rows_of([str(m["name"]) for m, _, _ in rows], top=34)
+        figure, axes, height, names = _rows_of([str(m["name"]) for m, _, _ in rows], top=34)
         edge = 1.1 * max(0.5, *(abs(v) for _, span, dots in rows for v in (*span, *dots)))
         axes.set_xlim(-edge, edge)
         axes.axvline(0, color=COLOURS["muted"], linewidth=1.2)
@@ -55,7 +55,7 @@ def gains_figure(methods: Sequence[Mapping[str, Any]]) -> Drawing | None:
             f"{wording.clean(m['name'])} {mean:+.1f} points, interval {low:+.1f} to {high:+.1f}"
             for m, (mean, low, high), _ in rows
         )
-        return render(figure, "gains", f"Difference of each method to its control: {said}.")
+        return render(figure, "gains", f"Difference of each method to its control: {said}.", names)
 
 
 def levels_figure(arms: Sequence[tuple[str, str, Sequence[float]]], measure: str) -> Drawing | None:
@@ -67,7 +67,7 @@ def levels_figure(arms: Sequence[tuple[str, str, Sequence[float]]], measure: str
     low, high = min(everything), max(everything)
     margin = max(0.12 * (high - low), 0.6)
     with settings():
-        figure, axes, height = _rows_of([name for name, _, _ in rows], top=10, right=66)
+        figure, axes, height, names = _rows_of([name for name, _, _ in rows], top=10, right=66)
         axes.set_xlim(max(low - margin, -1), min(high + margin, 101))
         axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
@@ -81,11 +81,11 @@ def levels_figure(arms: Sequence[tuple[str, str, Sequence[float]]], measure: str
         title = wording.MEASURES[measure]
         _below(figure, height, f"{title} on test images, per cent")
         said = "; ".join(f"{wording.clean(name)} {np.mean(values):.1f} per cent" for name, _, values in rows)
-        return render(figure, "levels", f"Mean {title}: {said}.")
+        return render(figure, "levels", f"Mean {title}: {said}.", names)
 
 
-def _rows_of(names: Sequence[str], *, top: float, right: float = _RIGHT) -> tuple[Figure, Axes, float]:
-    """A figure with a named row for each; the first stands on top."""
+def _rows_of(names: Sequence[str], *, top: float, right: float = _RIGHT) -> tuple[Figure, Axes, float, dict[str, str]]:
+    """A figure with a named row for each, the first on top; with its height and what is shown of each name."""
     height = top + _ROW * len(names) + 42
     figure = new_figure(height)
     axes = figure.add_axes((_LEFT / WIDTH, 42 / height, 1 - (_LEFT + right) / WIDTH, 1 - (top + 42) / height))
@@ -95,9 +95,9 @@ def _rows_of(names: Sequence[str], *, top: float, right: float = _RIGHT) -> tupl
         spine.set_visible(False)
     axes.set_axisbelow(True)
     axes.grid(axis="x", color=COLOURS["grid"], linewidth=1)
-    shown = [wording.shorten(name, _NAME) for name in names]
-    axes.set_yticks(range(len(names)), shown, parse_math=False, color=COLOURS["ink"])
-    return figure, axes, height
+    short = wording.short_names(names, _NAME)
+    axes.set_yticks(range(len(names)), [short[wording.clean(n)] for n in names], parse_math=False, color=COLOURS["ink"])
+    return figure, axes, height, short
 
 
 def _below(figure: Figure, height: float, text: str) -> None:

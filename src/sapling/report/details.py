@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import unicodedata
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +12,7 @@ from sapling.report import wording
 from sapling.report.folder import RunRecord, block, inner, listing, number
 from sapling.report.summary import ClassTable, Summary
 
+NEARLY_EQUAL = 1.15  # largest to smallest class: below it a ratio says nothing
 _SETTINGS = {
     "student": "Student",
     "teacher": "Teacher",
@@ -94,6 +96,8 @@ def balance(table: ClassTable | None) -> str:
     (low, poor), (high, rich) = min(known), max(known)
     if low == high:
         return f"Every class has {low:,} training images."
+    if high <= NEARLY_EQUAL * low:
+        return f"The classes are nearly equal in size: from {low:,} to {high:,} training images."
     return (
         f"The largest class ({wording.clean(rich)}) has {high:,} training images, the smallest "
         f"({wording.clean(poor)}) has {low:,}: {high / low:.1f} to 1."
@@ -228,11 +232,8 @@ def environment_rows(record: RunRecord) -> list[tuple[str, str]]:
 
 def commands(summary: Summary) -> list[dict[str, str]]:
     """What to type to use the student and to repeat the run."""
-    folder = summary.record.folder.resolve()
-    run = f"runs/{folder.name}" if folder.parent.name == "runs" else folder.name
+    run, task = given_path(summary.record), _task(summary.record)
     quoted = shlex.quote(run)
-    stamp = re.search(r"(?m)^fingerprint: train:", summary.record.config)
-    task = "train" if stamp or summary.results.get("task") == "train" else "distill"
     found = []
     if block(summary.results, "deploy", "onnx"):
         found.append(("Use the student on new images", f"sapling predict {quoted} IMAGES"))
@@ -243,12 +244,33 @@ def commands(summary: Summary) -> list[dict[str, str]]:
     if summary.results.get("command") and "--resume" not in str(summary.results["command"]):
         found.append(("The command that made this run", wording.clean(summary.results["command"])))
     if summary.record.config:
-        again = f"sapling {task} --config settings.yaml --output {shlex.quote(run + '-again')}"
+        again = shlex.quote(f"{run}-again" if summary.record.folder.name.strip(".") else "again")
+        again = f"sapling {task} --config settings.yaml --output {again}"
         if not summary.results:
             found.append(("Go on with it", f"sapling {task} --resume {quoted}"))
         found.append(("Repeat it: save the settings file below as settings.yaml, then", again))
     found.append(("Make this page again", f"sapling report {quoted}"))
     return [{"what": what, "command": command} for what, command in found]
+
+
+def given_path(record: RunRecord) -> str:
+    """The run folder as it was given: with it commands work in the folder where the page was made."""
+    return "".join(c for c in str(record.folder) if unicodedata.category(c)[0] != "C")
+
+
+def unfinished(record: RunRecord) -> str:
+    """What to know of a run without results, and how to go on with it; empty for a finished one."""
+    if record.results:
+        return ""
+    text = "This run is not finished: it has no results yet, and the page shows how far it came. "
+    if not record.config:
+        return text + "It cannot go on without its config.yaml: repeat the command that made it."
+    return text + f"To go on with it: sapling {_task(record)} --resume {shlex.quote(given_path(record))}"
+
+
+def _task(record: RunRecord) -> str:
+    stamp = re.search(r"(?m)^fingerprint: train:", record.config)
+    return "train" if stamp or record.results.get("task") == "train" else "distill"
 
 
 def config_text(record: RunRecord) -> str:

@@ -24,7 +24,13 @@ def efficiency_section(summary: Summary) -> dict[str, Any] | None:
     networks = [n for n in listing(content, "networks") if isinstance(n, dict)]
     if not networks:
         return None
-    names = {("teacher", "torch"): "Teacher", ("student", "torch"): "Student", ("student", "onnx"): "Student, ONNX"}
+    names = {
+        ("teacher", "torch"): "Teacher",
+        ("control", "torch"): "Control",
+        ("distilled", "torch"): "Distilled",
+        ("student", "torch"): "Student",
+        ("student", "onnx"): "Student, ONNX",
+    }
     columns = [names.get((str(n.get("role")), str(n.get("format"))), wording.clean(n.get("role"))) for n in networks]
     rows = []
     for name, note, path, show in _ROWS:
@@ -48,5 +54,9 @@ def efficiency_section(summary: Summary) -> dict[str, Any] | None:
         columns = ["Control and student" if name == "Student" else name for name in columns]
         note += " Control and distilled student are the same network, measured once: they cost the same to run."
     elif summary.is_comparison:
-        note += " Control and distilled student are not of one size here; the student is the shipped one."
+        shipped = block(summary.results, "shipped").get("arm") == "control"
+        columns = [f"{'Control' if shipped else 'Distilled'}, shipped" if n == "Student" else n for n in columns]
+        note += " Control and distilled student are not of one size here"
+        apart = any(n.get("role") in ("control", "distilled") for n in networks)
+        note += ": each was measured." if apart else "; only the shipped one was measured."
     return {"columns": columns, "rows": rows, "note": note}

@@ -15,6 +15,7 @@ from sapling.report.folder import block, number, numbers
 from sapling.report.summary import Arm, Summary, is_teacher
 from sapling.report.svg import COLOURS, SMALL, WIDTH, Drawing, new_figure, render, settings
 
+WILD, FEWEST_VALUES = 15, 12  # per cent of the values that may leave a chart, where there are so many
 MAX_POINTS = 240  # of a curve; more cannot be told apart at this width
 
 
@@ -92,12 +93,13 @@ def standing_figure(summary: Summary) -> Drawing | None:
             axes.text(
                 1.03, place, f"{mean:.1f}\u202f%", transform=axes.get_yaxis_transform(), va="center", color=colour
             )
-        names = [wording.shorten(a.name, 11) for a, _ in rows]
-        axes.set_yticks(range(len(rows)), names, parse_math=False, color=COLOURS["ink"])
+        names = wording.short_names((a.name for a, _ in rows), 11)
+        labels = [names[wording.clean(a.name)] for a, _ in rows]
+        axes.set_yticks(range(len(rows)), labels, parse_math=False, color=COLOURS["ink"])
         label = f"{wording.MEASURES[summary.measure]} on test images, per cent"
         figure.text(0.5, 6 / height, label, ha="center", fontsize=SMALL, color=COLOURS["muted"])
         listed = "; ".join(f"{wording.clean(a.name)} {np.mean(v):.1f} per cent" for a, v in rows)
-        return render(figure, "standing", f"Mean {wording.MEASURES[summary.measure]}: {listed}.")
+        return render(figure, "standing", f"Mean {wording.MEASURES[summary.measure]}: {listed}.", names)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,8 +111,8 @@ class Curve:
     lines: list[tuple[list[int], list[float]]]
 
 
-def curve_figures(summary: Summary) -> list[tuple[str, Drawing]]:
-    """Title and drawing of every learning curve: validation accuracy and loss, then each term."""
+def curve_figures(summary: Summary) -> list[tuple[str, Drawing, str]]:
+    """Title, drawing and caption of every learning curve: validation accuracy and loss, then each term."""
     arms = _arms_of_history(summary)
     history = _of_students(summary)
     if not history:
@@ -131,15 +133,13 @@ def curve_figures(summary: Summary) -> list[tuple[str, Drawing]]:
     panels += [("train", k, _term_title(k)) for k in terms]
     found = []
     for part, key, title in panels:
-        drawing = _curve_figure(_collect(history, arms, part, key), summary, part, key, title)
-        if drawing:
-            found.append((title, drawing))
+        curves = _collect(history, arms, part, key)
+        if curves:
+            found.append((title, *_curve_figure(curves, summary, part, key, title)))
     return found
 
 
-def _curve_figure(curves: list[Curve], summary: Summary, part: str, key: str, title: str) -> Drawing | None:
-    if not curves:
-        return None
+def _curve_figure(curves: list[Curve], summary: Summary, part: str, key: str, title: str) -> tuple[Drawing, str]:
     percent = key in ("top1", "map")
     factor = 100.0 if percent else 1.0
     height = 232.0
@@ -169,15 +169,16 @@ def _curve_figure(curves: list[Curve], summary: Summary, part: str, key: str, ti
         if teacher is not None:
             axes.axhline(factor * teacher, color=COLOURS["teacher"], linewidth=1.4, linestyle=(0, (1, 2)))
             ends.append((factor * teacher, "teacher", COLOURS["teacher"]))
-        _limit(axes, curves, factor, None if teacher is None else factor * teacher)
-        _end_labels(axes, ends)
+        note = _limit(axes, curves, factor, None if teacher is None else factor * teacher, low_is_wild=percent)
+        names = _end_labels(axes, ends)
         axes.yaxis.set_major_locator(MaxNLocator(5))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:.4g}".replace("-", "\u2212")))
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         middle = (44 + WIDTH - 84) / 2 / WIDTH
         figure.text(middle, 8 / height, "epoch", ha="center", fontsize=SMALL, color=COLOURS["muted"])
         last = "; ".join(f"{name} {value:.4g}" for value, name, _ in ends)
-        return render(figure, f"curve_{part}_{wording.file_stem(key)}", f"{title} by epoch. Last values: {last}.")
+        description = f"{title} by epoch. Last values: {last}. {note}".rstrip()
+        return render(figure, f"curve_{part}_{wording.file_stem(key)}", description, names), note
 
 
 PULL_COLOURS = ("method", "method2", "method3", "method4", "leaf", "ink")
@@ -220,11 +221,12 @@ def pull_figure(summary: Summary) -> Drawing | None:
         axes.yaxis.set_major_locator(MaxNLocator(6, integer=True))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{10.0**v:g}"))
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-        _end_labels(axes, [(y[-1], name, colour) for name, colour, _, _, y in lines])
+        names = _end_labels(axes, [(y[-1], name, colour) for name, colour, _, _, y in lines])
         middle = (52 + WIDTH - 84) / 2 / WIDTH
         figure.text(middle, 8 / height, "epoch", ha="center", fontsize=SMALL, color=COLOURS["muted"])
         last = "; ".join(f"{name} {10 ** y[-1]:.3g}" for name, _, _, _, y in lines)
-        return render(figure, "pulls", f"Norm of the gradient of each weighted term by epoch. Last values: {last}.")
+        description = f"Norm of the gradient of each weighted term by epoch. Last values: {last}."
+        return render(figure, "pulls", description, names)
 
 
 def _term_title(term: str) -> str:
@@ -239,22 +241,36 @@ def _bare(axes: Axes) -> None:
     axes.set_axisbelow(True)
 
 
-def _limit(axes: Axes, curves: list[Curve], factor: float, teacher: float | None) -> None:
-    """Leave out the first wild epochs when they would flatten all that comes after."""
-    values = np.array([factor * v for c in curves for _, line in c.lines for v in line])
-    low, high = float(values.min()), float(values.max())
-    if len(values) >= 40:
-        first, last = np.percentile(values, [3, 97])
-        spread = max(float(last - first), 1e-9)
-        low, high = max(low, float(first) - 0.25 * spread), min(high, float(last) + 0.25 * spread)
-    if teacher is not None:
-        low, high = min(low, teacher), max(high, teacher)
+def _limit(axes: Axes, curves: list[Curve], factor: float, teacher: float | None, *, low_is_wild: bool) -> str:
+    """Leave out a few wild values that would flatten all others: mark where they leave the chart, and say so."""
+    points = [(c.colour, e, factor * v) for c in curves for line in c.lines for e, v in zip(*line, strict=True)]
+    side = -1.0 if low_is_wild else 1.0  # seen from here the wild values are the large ones
+    values = side * np.array([v for *_, v in points])
+    good, wild = float(values.min()), float(values.max())
+    most = float(np.percentile(values, 100 - WILD)) - good
+    if len(values) >= FEWEST_VALUES and wild - good > 2 * most > 0:
+        wild = good + 1.25 * most
+    ends = [side * good, side * wild, *([] if teacher is None else [teacher])]
+    low, high = min(ends), max(ends)
     margin = max(0.05 * (high - low), 1e-6 * max(abs(high), 1.0))
     axes.set_ylim(low - margin, high + margin)
+    out = [p for p in points if not low - margin <= p[2] <= high + margin]
+    if not out:
+        return ""
+    edge, sign, marker = (low - margin, "▼", "v") if low_is_wild else (high + margin, "▲", "^")
+    peaks = {colour: epoch for colour, epoch, _ in sorted(out, key=lambda p: side * p[2])}
+    for colour, epoch in peaks.items():
+        ink = COLOURS.get(colour, COLOURS["ink"])
+        axes.plot([epoch], [edge], marker, color=ink, markersize=7, markeredgewidth=0, clip_on=False)
+    epochs, furthest = sorted({e for _, e, _ in out}), max(out, key=lambda p: side * p[2])[2]
+    when = f"epoch {epochs[0]}" if len(epochs) == 1 else f"epochs {epochs[0]} to {epochs[-1]}"
+    shown = f"{furthest:.3g}".replace("-", "\u2212")
+    return f"{sign} leaves the chart, in {when}, as far as {shown}: so that the end of the curves can be read."
 
 
-def _end_labels(axes: Axes, ends: list[tuple[float, str, str]]) -> None:
-    """Names at the right end of the lines, pushed apart where they would cover each other."""
+def _end_labels(axes: Axes, ends: list[tuple[float, str, str]]) -> dict[str, str]:
+    """Names at the right end of the lines, pushed apart where they would cover each other; gives what is shown."""
+    short = wording.short_names((name for _, name, _ in ends), 11)
     bottom, top = axes.get_ylim()
     gap = 0.085 * (top - bottom)
     places = sorted(((min(max(v, bottom), top), n, c) for v, n, c in ends), key=lambda e: e[0])
@@ -266,13 +282,14 @@ def _end_labels(axes: Axes, ends: list[tuple[float, str, str]]) -> None:
         axes.text(
             1.025,
             height - over,
-            wording.shorten(name, 11),
+            short[wording.clean(name)],
             transform=axes.get_yaxis_transform(),
             color=colour,
             va="center",
             fontsize=12,
             parse_math=False,
         )
+    return short
 
 
 def _collect(history: list[dict[str, Any]], arms: dict[str, Arm], part: str, key: str) -> list[Curve]:

@@ -18,6 +18,7 @@ from sapling.report.folder import number, read_run
 from sapling.report.gallery import gallery_section
 from sapling.report.levels import level_table
 from sapling.report.phases import phase_section
+from sapling.report.roc import roc_section
 from sapling.report.summary import Summary, class_table, confusion_changes, metric_rows, summarise
 from sapling.report.svg import Drawing
 
@@ -65,7 +66,7 @@ def _content(summary: Summary) -> tuple[dict[str, Any], list[Drawing]]:
         return drawing
 
     record, results, table = summary.record, summary.results, class_table(summary)
-    curves = [(title, keep(drawing), "") for title, drawing in figures.curve_figures(summary)]
+    curves = [(title, keep(drawing), note) for title, drawing, note in figures.curve_figures(summary)]
     if pulls := keep(figures.pull_figure(summary)):
         curves.append(("How strongly each term pulls", pulls, figures.PULL_NOTE))
     classes = None
@@ -79,6 +80,8 @@ def _content(summary: Summary) -> tuple[dict[str, Any], list[Drawing]]:
         classes["open"] = len(table.names) <= OPEN_CLASSES
     confusion = _confusion(summary)
     calibration, before = reliability.reliability_section(summary), phase_section(summary)
+    roc = roc_section(summary)
+    drawings += [roc["drawing"]] if roc else []
     drawings += [c["drawing"] for c in confusion["matrices"]] if confusion else []
     drawings += [f["drawing"] for part in (calibration, before) if part for f in part["figures"]]
     content = {
@@ -103,6 +106,7 @@ def _content(summary: Summary) -> tuple[dict[str, Any], list[Drawing]]:
         "before": before,
         "classes": classes,
         "confusion": confusion,
+        "roc": roc,
         "calibration": calibration,
         "pictures": gallery_section(summary),
         "efficiency": efficiency_section(summary),

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sapling.report import wording
-from sapling.report.details import short_code
+from sapling.report.details import short_code, unfinished
 from sapling.report.folder import RunRecord, block, inner, listing, number
 from sapling.report.summary import ClassTable, Summary
 
@@ -56,7 +56,7 @@ def headline(summary: Summary) -> dict[str, Any]:
 
 def warnings_of(summary: Summary) -> list[str]:
     """What a reader must know before believing a figure, most important first."""
-    found = []
+    found = [text] if (text := unfinished(summary.record)) else []
     gate = block(summary.results, "teacher", "gate")
     if gate and gate.get("passed") is False:
         failed = [c for c in listing(gate, "checks") if isinstance(c, dict) and not c.get("passed", True)]
@@ -287,9 +287,10 @@ def _lead(verdict: Mapping[str, Any]) -> str:
     if difference is None or low is None or high is None:
         return ""
     if verdict.get("outcome") in ("better", "worse") and verdict.get("measure", "top1") == "top1":
-        images = round(1000 * abs(difference))
+        few, about, many = sorted(round(1000 * abs(v)) for v in (low, difference, high))
         word = "more" if difference > 0 else "fewer"
-        return f"Of 1,000 new images of this kind, that is about {images} {word} named correctly." if images else ""
+        text = f"Of 1,000 new images of this kind, that is about {about} {word} named correctly"
+        return f"{text}; anything from {few} to {many} fits the interval." if about else ""
     if verdict.get("outcome") not in ("better", "worse"):
         return "This does not prove that the two are equal; a smaller difference may be there and stay unseen."
     return ""

@@ -9,16 +9,20 @@ from __future__ import annotations
 import io
 import re
 import warnings
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from html import escape
+from html import escape, unescape
 
 import matplotlib as mpl
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
+from sapling.report.wording import shorten
+
 WIDTH = 440  # of every figure, in CSS pixels: on a phone it is shown nearly as large as it was drawn
 FONT, SMALL = 13.0, 12.0
+MOST_LETTERS = 200  # of a name in full
 COLOURS = {  # names are the CSS variables of the page; after Okabe and Ito (2008), safe for the colour-blind
     "ink": "#1d2126",
     "muted": "#626a73",
@@ -65,12 +69,14 @@ class Drawing:
         description: what a reader who cannot see it should know.
         file: SVG document with fixed colours.
         inline: SVG element for the page.
+        in_full: names that had to be cut in the figure.
     """
 
     name: str
     description: str
     file: str
     inline: str
+    in_full: tuple[str, ...] = ()
 
 
 def settings() -> AbstractContextManager[None]:
@@ -85,8 +91,8 @@ def new_figure(height: float) -> Figure:
     return figure
 
 
-def render(figure: Figure, name: str, description: str) -> Drawing:
-    """Make both SVGs of ``figure``."""
+def render(figure: Figure, name: str, description: str, names: Mapping[str, str] | None = None) -> Drawing:
+    """Make both SVGs of ``figure``; ``names`` in full to what is shown of them: on pointing at it the whole shows."""
     buffer = io.StringIO()
     with mpl.rc_context({**_SETTINGS, "svg.hashsalt": name}), warnings.catch_warnings():
         # matplotlib measures with its own font, which lacks many scripts; the reader's fonts have them.
@@ -94,7 +100,14 @@ def render(figure: Figure, name: str, description: str) -> Drawing:
         warnings.filterwarnings("ignore", message="Matplotlib currently does not support")
         FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None, "Creator": "Sapling"})
     text = buffer.getvalue().replace("'DejaVu Sans', sans-serif", _STACK).replace("'DejaVu Sans'", _STACK)
-    return Drawing(name, description, _labelled(text, description), _inline(text, name, description))
+    cut = {short: shorten(full, MOST_LETTERS) for full, short in (names or {}).items() if short != full}
+    text = re.sub(r"(<text [^>]*>)([^<]*)(?=</text>)", lambda m: m[0] + _title(cut.get(unescape(m[2]), "")), text)
+    file, inline = _labelled(text, description), _inline(text, name, description)
+    return Drawing(name, description, file, inline, tuple(cut.values()))
+
+
+def _title(full: str) -> str:
+    return f"<title>{escape(full)}</title>" if full else ""
 
 
 def _labelled(text: str, description: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Iterable
 
 MISSING = "–"
 MEASURES = {
@@ -192,6 +193,18 @@ def shorten(text: object, letters: int) -> str:
             break
         kept += letter
     return kept.rstrip() + "…"
+
+
+def short_names(names: Iterable[object], letters: int) -> dict[str, str]:
+    """Each name, cleaned, to what there is room for: cut at the end; where some would be alike, before they differ."""
+    cut = {name: shorten(name, letters) for name in map(clean, names)}
+    for short in set(cut.values()):
+        alike = [name for name, shown in cut.items() if shown == short]
+        begin = next((i for i, at in enumerate(zip(*alike, strict=False)) if len(set(at)) > 1), 0)
+        for name in alike if begin else ():
+            tail = name[begin:][: letters // 3].rstrip()
+            cut[name] = shorten(name, letters - width(tail)) + tail
+    return cut
 
 
 def file_stem(text: object) -> str:

@@ -104,16 +104,24 @@ def add_alignment(run: Run, members: Sequence[dict[str, Any]], data: Dataset, ma
 def efficiency(run: Run, data: Dataset, results: Mapping[str, Any]) -> dict[str, Any]:
     """Size, arithmetic, memory and time of the teacher, the shipped student and its ONNX file, on the CPU in float32.
 
+    Control and distilled student are one network as a rule, measured once. Where they are not (a method may ship parts
+    of its own), the one that does not ship is measured too, as ``control`` or ``distilled``.
     With ``deploy.latency_seconds`` 0 the networks are neither timed nor run; nor is a teacher that answers over several
     symmetries, which nobody deploys.
     """
     seconds = run.config.deploy.latency_seconds
     threads, networks = threads_of(run), []
     shipped = next(m for m in results["members"] if m["name"] == results["shipped"]["member"])
-    for role, folder, known in (("teacher", "teacher", results.get("teacher")), ("student", "student", shipped)):
+    others = [m for m in results["members"] if any(m[k] != shipped[k] for k in ("parameters", "macs"))]
+    wanted = [
+        ("teacher", ("teacher",), results.get("teacher")),
+        *(("control" if m["arm"] == "control" else "distilled", ("members", m["name"]), m) for m in others[:1]),
+        ("student", ("student",), shipped),
+    ]
+    for role, folder, known in wanted:
         if not known:
             continue
-        parts = ensemble_folders(run.path(folder)) or (run.path(folder),)
+        parts = ensemble_folders(run.path(*folder)) or (run.path(*folder),)
         entry = {
             "role": role,
             "format": "torch",

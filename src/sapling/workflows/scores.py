@@ -17,7 +17,7 @@ from sapling.evaluation.ranked import compare_rankings
 from sapling.evaluation.verdict import AnyMeasure, Verdict, compare, primary_measure
 from sapling.types import PairInfo
 
-LONG = ("confusion", "calibration", "per_class_recall", "per_label_ap", "per_label_auc", "per_label_images")
+LONG = ("confusion", "roc", "calibration", "per_class_recall", "per_label_ap", "per_label_auc", "per_label_images")
 """Measures with more than one number: kept of the test split, not looked at on validation."""
 
 

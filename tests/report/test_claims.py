@@ -1,0 +1,143 @@
+"""What the page claims in words: with its range, with its rule, with commands that work, and when it is not done."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from sapling.cli import main
+from sapling.report import details, write_report
+from sapling.report.folder import read_run
+from sapling.report.gallery import gallery_section
+from sapling.report.sections import headline
+from sapling.report.summary import ClassTable, summarise
+from tests.report.evidence import add_evidence
+from tests.report.synthetic import make_run
+from tests.report.test_page import one_line, read
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    return make_run(tmp_path / "run", classes=3, seeds=3, epochs=2)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "figures", "said"),
+    [
+        ("better", (0.027, 0.009, 0.045), "about 27 more named correctly; anything from 9 to 45 fits the interval."),
+        ("worse", (-0.02, -0.031, -0.004), "about 20 fewer named correctly; anything from 4 to 31 fits the interval."),
+    ],
+)
+def test_a_gain_in_images_is_of_a_thousand_and_has_its_range(run: Path, outcome, figures, said) -> None:
+    record = read_run(run)
+    verdict = record.results["comparison"]["verdict"]
+    verdict |= {"outcome": outcome, **dict(zip(("difference", "low", "high"), figures, strict=True))}
+    assert headline(summarise(record))["lead"] == f"Of 1,000 new images of this kind, that is {said}"
+    verdict["outcome"] = "no difference shown"
+    assert "1,000" not in headline(summarise(record))["lead"]
+
+
+def table(*train: int) -> ClassTable:
+    names = [f"c{k}" for k in range(len(train))]
+    return ClassTable(names, list(train), list(train), *[None] * 7)
+
+
+def test_classes_that_are_nearly_equal_have_no_ratio() -> None:
+    assert details.balance(table(50, 50)) == "Every class has 50 training images."
+    nearly = "The classes are nearly equal in size: from 123 to 128 training images."
+    assert details.balance(table(123, 128, 125)) == nearly
+    assert "has 10: 3.0 to 1." in details.balance(table(30, 10))
+
+
+def gallery(run: Path, **answers: dict) -> None:
+    path = run / "gallery.json"
+    content = json.loads(path.read_text())
+    for kind in content["kinds"].values():
+        for entry in kind:
+            entry["answers"] = {arm: {**entry["answers"][arm], **new} for arm, new in answers.items()}
+    path.write_text(json.dumps(content))
+
+
+def groups(run: Path) -> dict:
+    section = gallery_section(summarise(read_run(run)))
+    assert section
+    return {g["kind"]: g for g in section["groups"]}
+
+
+def test_the_same_share_of_seeds_has_the_same_sign(run: Path) -> None:
+    add_evidence(run)
+    for known, sign in ((0, "✕"), (1, "~"), (2, "~"), (3, "✓")):
+        # whatever the mean over seeds answers
+        gallery(run, student={"seeds_right": known, "right": True}, control={"seeds_right": known, "right": False})
+        for kind in ("gained", "lost"):
+            group = groups(run)[kind]
+            assert {line["sign"] for shot in group["shots"] for line in shot["lines"]} == {sign}
+            assert "~ under some" in group["note"]
+
+
+def test_how_sure_is_said_in_figures(run: Path) -> None:
+    add_evidence(run)
+    gallery(run, student={"certainty": 0.61}, teacher={"certainty": 0.44}, control={"certainty": 0.1})
+    found = groups(run)
+    assert "here from 61\u202f% to 61\u202f%" in found["mistakes"]["note"]
+    assert "the less sure one, here from 44\u202f% to 44\u202f%" in found["disagreements"]["note"]
+    assert not any(re.search(r"\bboth are sure\b|\{", group["note"]) for group in found.values())
+
+
+def commands_of(page: Path) -> list[str]:
+    return [entry["command"] for entry in details.commands(summarise(read_run(page)))]
+
+
+@pytest.mark.parametrize("how", ["relative", "whole"])
+def test_commands_name_the_folder_as_it_was_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = Path("deep/pale  trees") if how == "relative" else tmp_path / "deep/pale  trees"
+    run = make_run(folder, classes=3, seeds=2, epochs=2)
+    found = commands_of(run)
+    assert Path(shlex.split(found[-1])[-1]).samefile(run), "the command works where the page was made"
+    assert str(tmp_path) not in " ".join(found) or how == "whole"
+    write_report(run)
+    assert "start in the folder where sapling was called" in one_line(read(run).text)
+
+
+def test_an_unfinished_run_has_a_page_that_says_so_and_an_exit_code(run: Path, capsys) -> None:
+    done = make_run(run.parent / "done", classes=3, seeds=2, epochs=2)
+    (run / "results.json").unlink()
+    assert main(["report", str(run), str(done)]) == 1
+    shown = capsys.readouterr()
+    assert shown.out.splitlines() == [str(run / "report.html"), str(done / "report.html")], (
+        "pages are made all the same"
+    )
+    command = f"sapling distill --resume {shlex.quote(str(run))}"
+    assert "is not finished" in shown.err
+    assert command in " ".join(shown.err.split())
+    page = one_line(read(run).text)
+    assert page.index("This run is not finished") < page.index("How training went")
+    assert command in page
+    (run / "config.yaml").unlink()
+    assert main(["report", str(run)]) == 1
+    assert "cannot go on without its config.yaml" in " ".join(capsys.readouterr().err.split())
+    assert main(["report", str(done)]) == 0
+
+
+@pytest.mark.parametrize("size", [3, 40])
+def test_a_name_that_is_cut_stands_there_in_full_too(tmp_path: Path, size: int) -> None:
+    """On pointing at it, and as a list below the figure, for paper and for fingers."""
+    run = make_run(tmp_path / "run", classes=size, seeds=2, epochs=2)
+    content = add_evidence(run)
+    names = [f"Ligustrum lucidum, stage {k} of an infestation <b>" for k in range(size)]
+    (run / "results.json").write_text(json.dumps({**content, "classes": names}))
+    write_report(run)
+    page = (run / "report.html").read_text(encoding="utf-8")
+    assert page.count("Names in full:") == (3 if size == 3 else 2)
+    order = [0, 1, 2] if size == 3 else []
+    for k in order:
+        full = f"Ligustrum lucidum, stage {k} of an infestation &lt;b&gt;"
+        assert page.count(f"<title>{full}</title>") >= 6, "at its rows and at its columns"
+        assert page.count(f"<bdi>{full}</bdi>") >= 3
+        assert f"<title>{full}</title>" in (run / "figures" / "class_gain.svg").read_text(encoding="utf-8")
+    assert "<b>" not in page
