@@ -48,7 +48,7 @@ def listed(name: str, folder: Path) -> Path:
         for i in data.split.part(part):
             item = data.source.items[int(i)]
             label = data.classes[int(data.source.items[int(i)].label)]
-            rows.append((top + item.key, label, part, item.group or item.key))
+            rows.append((top + item.key, label, part, item.group or ""))
     with table.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(("image", "label", "split", "group"))
