@@ -40,6 +40,7 @@ NOT_METHODS = frozenset(
         "describe",
         "diffusion",
         "generate",
+        "head",
         "labelloss",
         "memory",
         "registry",
