@@ -102,8 +102,8 @@ def verify_kept(blocks: dict[str, Any], screen: Screen) -> tuple[AnswerStore, Ve
         parts = tuple(shapes_of(found.data, {tap: found.live.shapes[tap] for tap in found.taps}))
         damaged, lacking = store.drop_damaged(parts), store.missing(parts)
         if damaged or lacking:
-            what = f"{len(damaged)} damaged files ({', '.join(damaged[:3])}) were removed" if damaged else "nothing"
-            there = "all" if not lacking else f"{len(lacking)} of {store.num_views} views are missing"
+            what = f"{len(damaged)} files are damaged ({', '.join(damaged[:3])})"
+            there = f"{len(lacking)} of {store.num_views} views are missing"
             store.close()
             raise RunError(
                 f"the kept answers are not whole: {what if damaged else there}",
