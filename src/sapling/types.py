@@ -11,6 +11,9 @@ from typing import Any, Literal, Protocol
 
 from torch import Tensor
 
+LATENT = "latent:"
+"""How the name of a feature begins that a method made of the teacher's with parts that stand still."""
+
 
 @dataclass(frozen=True, slots=True)
 class Batch:

@@ -131,6 +131,13 @@ def blocks_of_run(folder: Path) -> dict[str, Any]:
             where=str(folder),
             allowed="a run of sapling distill whose log says that they were kept, or data and --teacher PATH",
         )
+    if record.get("latents"):
+        raise UsageError(
+            "this run keeps latents, which only the method's own first phase can make again",
+            where=str(folder),
+            allowed="a run that keeps the teacher's answers themselves",
+            remedy="sapling distill, with the same settings, makes anew what is missing or damaged",
+        )
     blocks["data"] = {**blocks["data"], "num_views": record["num_views"]}
     blocks["output"] = {"folder": str(folder)}
     return blocks
