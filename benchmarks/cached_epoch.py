@@ -6,7 +6,8 @@ ResNet-34 to ResNet-18 in our own loop, store packed and answers kept before; ar
 epoch against those of the same epoch without a teacher in the same repeat. ``further`` is what another student costs
 that comes later to a known teacher: loading the teacher, opening and checking the answers, building the student, and
 the same epochs; against building a student and the same epochs without a teacher. ``fdbd`` is timed in its students'
-epochs: the phase before them (autoencoder) is not in here. So few steps would measure the pull of each term far more
+epochs: the phase before them (autoencoder) is not in here, and ``fdbd, latents`` has the kept latents of an autoencoder
+that has learned nothing: another result in the same time. So few steps would measure the pull of each term far more
 often than a whole run does (4 times at least): ``--as-of-epochs`` says of how long a run these epochs are a part. Then
 it is hardly ever due here; a whole run has up to 1 % more in every arm of two terms.
 """
@@ -19,16 +20,20 @@ from typing import Any
 import peers
 from peers import Clock
 
+from sapling.types import LATENT
+from sapling.workflows.latents import LatentTeacher
 from sapling.workflows.passes import prepare_machine
 
 TEACHER, STUDENT = "resnet34", "resnet18"
-# arm: method, whether answers are kept, whether opening and building count
-ARMS: dict[str, tuple[str, bool, bool]] = {
+LATENTS = 2
+# arm: method, whether answers are kept (or latents), whether opening and building count
+ARMS: dict[str, tuple[str, int, bool]] = {
     "alone": ("none", False, False),
     "kd, live": ("kd", False, False),
     "kd, cached": ("kd", True, False),
     "fdbd, live": ("fdbd", False, False),
     "fdbd, cached": ("fdbd", True, False),
+    "fdbd, latents": ("fdbd", LATENTS, False),
     "further, alone": ("none", False, True),
     "further": ("kd", True, True),
 }
@@ -43,14 +48,19 @@ def main() -> None:
     machine = prepare_machine(peers.settings(data, o.threads))
     taps = {method: peers.teacher_taps(method) for method in ("kd", "fdbd")}
 
-    def hear(method: str, cached: bool) -> Any:
+    def hear(method: str, cached: int) -> Any:
         live = peers.live_teacher(place, machine, taps[method])
         if not cached:
             return live
         answers = Path(o.folder) / f"answers-{place.name}-{o.views}"
-        return peers.cached_teacher(live, data, answers, machine, taps=taps[method], known=method)
+        if cached != LATENTS:
+            return peers.cached_teacher(live, data, answers, machine, taps=taps[method], known=method)
+        one = peers.member(data, o, student=STUDENT, seed=0, method=method, teacher=live).method
+        one.begin_phase(one.phases()[-1])
+        latents: Any = LatentTeacher(live, one, LATENT)
+        return peers.cached_teacher(latents, data, answers, machine, taps=(LATENT,), known="latents")
 
-    ready = {(method, cached): hear(method, cached) for method in taps for cached in (False, True)}
+    ready = {(method, cached): hear(method, cached) for method, cached, _ in ARMS.values() if method != "none"}
 
     warm: list[bool] = []
 
@@ -63,7 +73,8 @@ def main() -> None:
         with clock.of("open"):
             teacher = None if method == "none" else hear(method, cached) if whole else ready[method, cached]
             options = peers.kd_options() if method == "kd" else {}
-            one = peers.member(data, o, student=STUDENT, seed=repeat, method=method, options=options, teacher=teacher)
+            shown = ready[method, False] if method != "none" else None
+            one = peers.member(data, o, student=STUDENT, seed=repeat, method=method, options=options, teacher=shown)
         with clock.of("train"):
             peers.train([one], data, o, machine, teacher)
         counted = ("open", "train") if whole else ("train",)
@@ -73,7 +84,7 @@ def main() -> None:
     seconds = {k: {arm: [row[k] for row in rows] for arm, rows in found.items()} for k in ("cpu", "wall")}
     content = {
         "claim": "epoch / the same epoch without a teacher",
-        "targets": {"kd, cached": 1.03, "fdbd, cached": 1.25, "further": 1.03},
+        "targets": {"kd, cached": 1.03, "fdbd, cached": 1.25, "fdbd, latents": 1.25, "further": 1.03},
         "epoch_seconds": {k: {arm: peers.spread(v) for arm, v in arms.items()} for k, arms in seconds.items()},
         "ratios": {
             arm: {

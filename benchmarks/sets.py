@@ -28,6 +28,7 @@ from sapling.data.splits import Split, make_split
 from sapling.record import now, write_json
 from sapling.workflows.gate import some
 
+Most = tuple[int | None, int | None]
 HERE = Path(__file__).parent
 SPLITS, OPENINGS = HERE / "splits.json", HERE / "results" / "test_openings.jsonl"
 SETS: dict[str, dict[str, Any]] = {
@@ -43,7 +44,7 @@ SETS: dict[str, dict[str, Any]] = {
     },
 }
 """Settings of ``load_data``; ``keeps_parts`` is False where the parts of the file itself show the same trees."""
-SUBSETS = {"eurosat": (3000, 1500)}
+SUBSETS: dict[str, Most] = {"eurosat": (3000, 1500)}
 """Images to train and for dev, where all of them would take hours on two cores."""
 
 
@@ -57,21 +58,28 @@ def place_of(name: str) -> Path:
     return Path(root) / SETS[name]["file"]
 
 
-def open_dev(name: str, **changes: Any) -> Dataset:
+def open_dev(name: str, *, most: Most | None = None, **changes: Any) -> Dataset:
     """A set whose test images cannot be reached: its test part is empty.
 
     Args:
         name: of the set.
+        most: images to train and for dev, where it has more; None in its place is all of a part. Default `SUBSETS`.
         **changes: of the images' size or views; not of the split.
     """
-    data = subset(name, _opened(name, **changes))
+    data = subset(name, _opened(name, **changes), most)
     return replace(data, split=replace(data.split, test=data.split.test[:0]))
 
 
-def subset(name: str, data: Dataset) -> Dataset:
-    """At most the images of ``SUBSETS`` to train and for dev; test is left whole."""
-    for part, most in zip(("train", "val"), SUBSETS.get(name, ()), strict=False):
-        data = some(data, part, most)  # type: ignore[arg-type]
+def subset(name: str, data: Dataset, most: Most | None = None) -> Dataset:
+    """At most so many images to train and for dev; test is left whole.
+
+    Args:
+        name: of the set.
+        data: the set.
+        most: as of :func:`open_dev`.
+    """
+    for part, count in zip(("train", "val"), most or SUBSETS.get(name, (None, None)), strict=True):
+        data = data if count is None else some(data, part, count)  # type: ignore[arg-type]
     return data
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from sets import _opened
+from sets import open_dev
 
 from methods import answers, open_teacher, settings, train
 from sapling.data.answers import open_answers
@@ -30,7 +30,6 @@ from sapling.teachers.build_cache import build_answers
 from sapling.teachers.cached import CachedTeacher
 from sapling.teachers.live import LiveTeacher
 from sapling.types import Teacher
-from sapling.workflows.gate import some
 from sapling.workflows.passes import Machine, make_member, optim_settings, prepare_machine
 
 FRESH, VIEWS = 0, (1, 4, 8, 16)
@@ -73,8 +72,7 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=int, default=usual)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    opened = some(_opened("eurosat", img_size=options.img_size), "train", options.images)
-    data = replace(opened, split=replace(opened.split, test=opened.split.test[:0]))
+    data = open_dev("eurosat", most=(options.images, None), img_size=options.img_size)
     config = settings(data)
     config = config.model_copy(update={"train": config.train.model_copy(update={"threads": options.threads})})
     folder: Path = options.folder / f"views-{options.images}-{options.epochs}-{options.img_size}"

@@ -13,7 +13,7 @@ from sapling.errors import RunError, UsageError
 from sapling.screen import Screen
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from sapling.data.cache import Entry
 
@@ -80,25 +80,35 @@ Set = Annotated[list[str] | None, typer.Option("--set", help="Any setting: block
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Print the result only.")]
 
 
+def _with_settings(work: Callable[[dict[str, Any], Screen], None]) -> Callable[..., None]:
+    """A command with the settings of kept answers, which it hands on to ``work`` as blocks."""
+
+    def command(
+        target: Target = None,
+        teacher: TeacherPath = None,
+        method: MethodName = None,
+        num_views: Views = None,
+        config: ConfigFile = None,
+        set_: Set = None,
+        quiet: Quiet = False,
+    ) -> None:
+        work(_blocks(target, teacher, method, num_views, config, set_), Screen(quiet=quiet))
+
+    command.__name__, command.__doc__ = work.__name__, work.__doc__
+    return command
+
+
 @app.command()
-def build(
-    target: Target = None,
-    teacher: TeacherPath = None,
-    method: MethodName = None,
-    num_views: Views = None,
-    config: ConfigFile = None,
-    set_: Set = None,
-    quiet: Quiet = False,
-) -> None:
+@_with_settings
+def build(blocks: dict[str, Any], screen: Screen) -> None:
     """Ask a trained teacher once for its answers to every view of the training images.
 
     Example: sapling cache build photos/ --teacher runs/photos-resnet34 --num-views 16
     """
-    blocks = _blocks(target, teacher, method, num_views, config, set_)
     from sapling.workflows.answers import size_in_words
     from sapling.workflows.kept import build_kept
 
-    kept = build_kept(blocks, Screen(quiet=quiet))
+    kept = build_kept(blocks, screen)
     took = f"in {kept.seconds:.1f} s" if kept.seconds else "were there"
     typer.echo(
         f"{', '.join(kept.parts)} of {kept.num_images:,} images x {kept.num_views} views, "
@@ -107,24 +117,16 @@ def build(
 
 
 @app.command()
-def verify(
-    target: Target = None,
-    teacher: TeacherPath = None,
-    method: MethodName = None,
-    num_views: Views = None,
-    config: ConfigFile = None,
-    set_: Set = None,
-    quiet: Quiet = False,
-) -> None:
+@_with_settings
+def verify(blocks: dict[str, Any], screen: Screen) -> None:
     """Ask the teacher again about a sample, and compare with what is kept. Exit code 1 if they differ.
 
     Example: sapling cache verify runs/photos-cnn3-kd
     """
-    blocks = _blocks(target, teacher, method, num_views, config, set_)
     from sapling.data.answers import rebuild
     from sapling.workflows.kept import verify_kept
 
-    store, found = verify_kept(blocks, Screen(quiet=quiet))
+    store, found = verify_kept(blocks, screen)
     shown = ", ".join(f"{part} {share:.2%}" for part, share in found.largest.items())
     line = f"{found.num_answers:,} answers asked again; largest difference, of their spread: {shown}"
     if not found.holds:

@@ -11,6 +11,9 @@ from typing import Any, Literal, Protocol
 
 from torch import Tensor
 
+LATENT = "latent:"
+"""How the name of a feature begins that a method made of the teacher's with parts that stand still."""
+
 
 @dataclass(frozen=True, slots=True)
 class Batch:
@@ -24,6 +27,7 @@ class Batch:
         targets: ``[B,K]`` float32 for mixed or multi-label images, else None.
         shares: ``[B]`` float32 where each image is mixed with the next one (the last with the first): its own weight
             in its target; else None. The images that were mixed are the views of ``indices``.
+        known: ``indices`` and ``views`` in the processor's own memory, where they are there anyway; see :meth:`on_cpu`.
     """
 
     images: Tensor
@@ -32,6 +36,11 @@ class Batch:
     views: Tensor
     targets: Tensor | None = None
     shares: Tensor | None = None
+    known: tuple[Tensor, Tensor] | None = None
+
+    def on_cpu(self) -> tuple[Tensor, Tensor]:
+        """``indices`` and ``views`` on the CPU, to look something up; waits for a GPU only where nobody kept them."""
+        return self.known or (self.indices.cpu(), self.views.cpu())
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,5 +59,8 @@ def test_dev_never_shows_test_images_and_other_sizes_keep_the_split(sets):
     assert (data.img_size, len(data.split.test)) == (16, 0)
     assert data.split.train.tolist() == whole.split.train.tolist()
     assert data.split.val.tolist() == whole.split.val.tolist()
+    few = sets.open_dev("digits", most=(20, None))
+    assert [len(few.split.part(part)) for part in ("train", "val", "test")] == [20, len(whole.split.val), 0]
+    assert set(few.split.train) < set(whole.split.train)
     with pytest.raises(SystemExit, match="only benchmarks/final_"):
         sets.open_test("digits", reason="none")

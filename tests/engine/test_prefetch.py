@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from sapling.data.dataset import moved
+from sapling.data.workspace import moved
 from sapling.engine.prefetch import ahead
 from sapling.engine.trainer import GPU_CHECK_STEPS, fit
 

@@ -131,6 +131,9 @@ def test_teachers_without_a_fitting_classifier_are_refused():
         methods.build("simkd", PairInfo(K, 9, *shapes))
     with pytest.raises(MethodError, match=r"shape \[5, 7\], its last map 6 channels, for 5 classes"):
         methods.build("simkd", PairInfo(K, 9, *shapes, teacher_card=card(7)))
+    fewer = {name: values[:4] for name, values in card(6).items()}
+    with pytest.raises(MethodError, match=r"shape \[4, 6\], its last map 6 channels, for 5 classes"):
+        methods.build("simkd", PairInfo(K, 9, *shapes, teacher_card=fewer))
 
 
 def test_a_network_without_a_last_map_is_refused():

@@ -147,7 +147,7 @@ def test_curves_have_a_panel_for_each_term_and_skip_the_teacher(runs: Runs) -> N
     record.history.append({"pass": "teacher", "member": "teacher", "epoch": 0, "train": {"ce": 9.0, "odd": 1.0}})
     titles = [title for title, *_ in figures.curve_figures(summarise(record))]
     assert titles == [
-        "Accuracy on validation images",
+        "Accuracy on validation images, per cent",
         "NLL on validation images",
         "Training term “ce”, from the labels",
         "Training term “kd”, from the teacher",

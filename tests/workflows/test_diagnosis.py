@@ -242,5 +242,5 @@ def test_a_plain_run_measures_itself_and_its_log_holds_the_cause(finished_run):
     assert rebuilt(found["measured"]).as_dict() == found["measured"]
     assert found["measured"]["pulls"].keys() == {"ce", "kd", "total"}
     rows = [json.loads(line) for line in (finished_run.folder / "metrics.jsonl").read_text().splitlines()]
-    assert sum(row.get("gradients", {}).get("steps", 0) for row in rows if row["member"] == "kd-s0") == 4
+    assert sum(row.get("gradients", {}).get("steps", 0) for row in rows if row["member"] == "kd-s0") == 2
     assert log_line({"measured": {}}) is None

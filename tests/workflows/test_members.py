@@ -10,7 +10,7 @@ import sapling
 from sapling.engine import trainer
 from sapling.engine.optim import OptimSettings
 from sapling.workflows import members
-from sapling.workflows.members import Footprint, footprint, free_memory, most_members
+from sapling.workflows.members import Footprint, footprint, most_members
 from tests.conftest import SMALL_RUN
 from tests.digests import digest
 
@@ -122,15 +122,6 @@ def test_another_number_lets_a_run_go_on_that_died_of_memory(photos, whole, tmp_
 def test_as_many_as_fit(free, expected):
     needs = [Footprint(100, 50), Footprint(90, 20), Footprint(10, 50)]
     assert most_members(needs, free) == expected
-
-
-def test_free_memory_is_what_the_system_says(tmp_path):
-    file = tmp_path / "meminfo"
-    file.write_text("MemTotal:  100 kB\nMemFree:  5 kB\nMemAvailable:   17 kB\n")
-    assert free_memory("cpu", file) == 17 * 1024
-    file.write_text("MemTotal:  100 kB\n")
-    assert free_memory("cpu", file) is None
-    assert free_memory("cpu", tmp_path / "none") is None
 
 
 @pytest.mark.parametrize(("optimizer", "ema", "copies"), [("sgd", None, 3), ("adamw", None, 4), ("adamw", 0.9, 5)])

@@ -48,6 +48,7 @@ ROWS, USED = "rows.npy", "used"
 BUILDING = ".part-"
 _FILE = re.compile(r"([A-Za-z0-9_.]+)-(\d{4})-([0-9a-f]{8})\.npy")
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_CLOSED = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 Rows = npt.NDArray[np.int64]
 Array = npt.NDArray[Any]
@@ -123,7 +124,7 @@ class AnswerStore:
             found = _mapped(path, len(self.rows)) if path is not None else None
             if found is None:
                 if path is not None:
-                    path.unlink(missing_ok=True)
+                    _discard(path)
                 raise RunError(
                     f"the kept answers of the teacher lack {part} of view {view}, or it is damaged",
                     where=str(self.place),
@@ -133,7 +134,7 @@ class AnswerStore:
         return self._maps[part, view]
 
     def drop_damaged(self, parts: Sequence[str]) -> list[str]:
-        """Remove the files of these parts that are not whole; gives their names."""
+        """Remove the files of these parts that are not whole, where they can be removed; gives their names."""
         damaged = []
         for part in parts:
             for view in range(self.num_views):
@@ -142,11 +143,15 @@ class AnswerStore:
                     continue
                 found = _mapped(path, len(self.rows))
                 if found is None:
-                    path.unlink(missing_ok=True)
+                    _discard(path)
                     damaged.append(path.name)
                 else:
                     self._maps[part, view] = found
         return damaged
+
+    def is_whole(self, parts: Sequence[str]) -> bool:
+        """Whether every view of these parts is there and undamaged; where it is so, nothing is locked or written."""
+        return not self.drop_damaged(parts) and not self.missing(parts)
 
     def note_use(self) -> None:
         """Make now the time of the last use."""
@@ -156,6 +161,12 @@ class AnswerStore:
     def _file(self, part: str, view: int) -> Path | None:
         # Of two that were made by two builders the first is as good as the other.
         return next(iter(sorted(self.place.glob(f"{part}-{view:04d}-????????.npy"))), None)
+
+
+def _discard(path: Path) -> None:
+    """Remove a damaged file, so that it is made anew; where nothing can be written, who makes it anew will say so."""
+    with suppress(OSError):
+        path.unlink()
 
 
 def _mapped(path: Path, num_rows: int) -> Array | None:
@@ -181,6 +192,8 @@ def open_answers(
 ) -> AnswerStore:
     """Open the answers that depend on just this, in a new folder where there are none.
 
+    Those that are there need no lock of their builder and can be read where nothing can be written.
+
     Args:
         fingerprint: everything that the answers depend on, as JSON.
         rows: ``[n]`` positions of the images in the packed store.
@@ -190,7 +203,7 @@ def open_answers(
 
     Raises:
         RunError: the folder of that mark holds answers that depend on something else.
-        DataError: the folder cannot be written.
+        DataError: there are none, and the folder cannot be written.
     """
     root = folder if folder is not None else answers_folder()
     ordered, known, mark = _identified(fingerprint, rows, num_views)
@@ -198,15 +211,16 @@ def open_answers(
     place = next(root.glob(f"*-{mark}"), root / f"{readable}-{num_views}-{mark}")
     if place.is_symlink():
         raise RunError("a link stands where answers are kept", where=str(place), remedy="remove the link")
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        with locked(lock_file(root, mark), wait=True):
-            handle = hold(place)
-            if handle is None:
-                _create(place, mark, known, ordered, num_views, name)
+    if (handle := hold(place)) is None:
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            with locked(lock_file(root, mark), wait=True):
                 handle = hold(place)
-    except OSError as error:
-        raise unwritable(root, error) from error
+                if handle is None:
+                    _create(place, mark, known, ordered, num_views, name)
+                    handle = hold(place)
+        except OSError as error:
+            raise unwritable(root, error) from error
     try:
         store = _read(place, mark, known, ordered, num_views)
     except BaseException:
@@ -235,6 +249,8 @@ def _identified(fingerprint: Mapping[str, Any], rows: Rows, num_views: int) -> t
 def unwritable(root: Path, error: OSError) -> DataError:
     """The error of a cache that is full or closed."""
     reason = "the disk is full" if error.errno in _NO_SPACE else error.strerror or str(error)
+    if error.errno in _CLOSED:
+        reason += "; some are missing, and complete ones alone can be used where nothing can be written"
     return DataError(
         f"the teacher's answers cannot be kept: {reason}",
         where=str(root),

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from sapling.data.parameters import Draws, Flags, Floats, sine_and_cosine
 from sapling.data.viewspec import MAX_BLUR_SIGMA, ViewSpec
-from sapling.data.workspace import Workspace
+from sapling.data.workspace import Workspace, moved
 
 LUMA = (0.299, 0.587, 0.114)
 """Weights of red, green and blue in a grey, ITU-R BT.601, as Pillow has them."""
@@ -45,15 +45,15 @@ def change_tones(pixels: Tensor, amounts: dict[str, Floats], work: Workspace) ->
     device = pixels.device
 
     def column(values: npt.NDArray[Any]) -> Tensor:
-        return torch.from_numpy(values).to(device, torch.int32).view(-1, 1, 1)
+        return moved(torch.from_numpy(values).to(torch.int32), device).view(-1, 1, 1)
 
     strength = {name: np.abs(amounts[name][touched]) for name in names}
-    place = torch.from_numpy(touched).to(device)
+    place = moved(torch.from_numpy(touched), device)
     levels = torch.arange(256, dtype=torch.int32, device=device)
     table = levels.expand(len(touched), 3, 256).contiguous()
     counted = np.flatnonzero((strength["autocontrast"] > 0) | (strength["equalize"] > 0))
     if len(counted):
-        subset = torch.from_numpy(counted).to(device)
+        subset = moved(torch.from_numpy(counted), device)
         counts = _histograms(pixels.index_select(1, place[subset]))
         stretch, flatten = (column(np.sign(strength[n][counted])) > 0 for n in ("autocontrast", "equalize"))
         first = torch.where(stretch, _stretched(counts), levels)
@@ -77,7 +77,16 @@ def _histograms(pixels: Tensor) -> Tensor:
     """``[n,3,256]`` int64 counts of the levels of ``[3,n,s,s]``."""
     num = pixels.shape[1]
     offsets = torch.arange(num * 3, dtype=torch.int32, device=pixels.device).view(num, 3).t() * 256
-    return torch.bincount((pixels + offsets[:, :, None, None]).view(-1), minlength=num * 768).view(num, 3, 256)
+    numbers = (pixels + offsets[:, :, None, None]).view(-1)
+    # bincount asks a GPU for the largest number, and waits for the answer
+    count = torch.bincount if numbers.device.type == "cpu" else counted
+    return count(numbers, minlength=num * 768).view(num, 3, 256)
+
+
+def counted(numbers: Tensor, minlength: int) -> Tensor:
+    """``torch.bincount`` of int32 numbers that are all below ``minlength``."""
+    counts = numbers.new_zeros(minlength, dtype=torch.int64)
+    return counts.scatter_add_(0, numbers.long(), torch.ones_like(numbers, dtype=torch.int64))
 
 
 def _stretched(counts: Tensor) -> Tensor:
@@ -171,8 +180,8 @@ def sharpen(pixels: Tensor, amounts: Floats, work: Workspace) -> None:
     touched = np.flatnonzero(amounts)
     if len(touched) == 0:
         return
-    place = torch.from_numpy(touched).to(pixels.device)
-    factor = torch.from_numpy(np.rint(MAX_FACTOR * amounts[touched] * 256).astype(np.int32)).to(pixels.device)
+    place = moved(torch.from_numpy(touched), pixels.device)
+    factor = moved(torch.from_numpy(np.rint(MAX_FACTOR * amounts[touched] * 256).astype(np.int32)), pixels.device)
     shape = (pixels.shape[0], len(touched), *pixels.shape[2:])
     old = torch.index_select(pixels, 1, place, out=work.get("old", shape))
     total, rows = torch.mul(old, 4, out=work.get("new", shape)), work.get("rows", shape)
@@ -224,8 +233,8 @@ def blur(pixels: Tensor, blurred: Flags, kernels: npt.NDArray[np.int32], work: W
     touched = np.flatnonzero(blurred)
     if len(touched) == 0:
         return
-    place = torch.from_numpy(touched).to(pixels.device)
-    weights = torch.from_numpy(kernels[touched]).to(pixels.device).t()[:, :, None, None]
+    place = moved(torch.from_numpy(touched), pixels.device)
+    weights = moved(torch.from_numpy(kernels[touched]), pixels.device).t()[:, :, None, None]
     shape = (pixels.shape[0], len(touched), *pixels.shape[2:])
     values = torch.index_select(pixels, 1, place, out=work.get("old", shape))
     for axis in (2, 3):

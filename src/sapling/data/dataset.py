@@ -21,6 +21,7 @@ from sapling.data.sources import Source
 from sapling.data.splits import PARTS, Split
 from sapling.data.views import CENTRE_VIEW, ViewSpec, centre_view, hash_number, make_views
 from sapling.data.viewspec import preset
+from sapling.data.workspace import moved
 from sapling.errors import ConfigError
 from sapling.types import Batch
 
@@ -188,15 +189,15 @@ class Dataset:
         return (self._mixed(batch, seed, epoch, number) for number, batch in enumerate(batches))
 
     def _mixed(self, batch: Batch, seed: int, epoch: int, number: int) -> Batch:
-        labels, size = self.store.labels[batch.indices.cpu().numpy()], len(batch.indices)
-        mix = draw_mix(self.mix, seed=seed, epoch=epoch, number=number, batch=size, img_size=self.img_size)
-        if batch.targets is not None:
-            targets = mix_probabilities(batch.targets.cpu(), mix)
+        rows, device = batch.on_cpu()[0].numpy(), batch.images.device
+        mix = draw_mix(self.mix, seed=seed, epoch=epoch, number=number, batch=len(rows), img_size=self.img_size)
+        if self.store.targets is not None:
+            targets = mix_probabilities(torch.from_numpy(self.store.targets[rows].astype(np.float32)), mix)
         else:
-            targets = mix_targets(torch.from_numpy(labels), mix, self.num_classes)
-        device = batch.images.device
-        images = mix_images(batch.images, mix.to(device))
-        return replace(batch, images=images, targets=targets.to(device), shares=mix.share.to(device))
+            targets = mix_targets(torch.from_numpy(self.store.labels[rows]), mix, self.num_classes)
+        there = mix.to(device)
+        images = mix_images(batch.images, there)
+        return replace(batch, images=images, targets=moved(targets, device), shares=there.share)
 
     def eval_batches(
         self,
@@ -249,12 +250,14 @@ class Dataset:
             if (numbers == CENTRE_VIEW).all()
             else make_views(stored, index, views, spec=self.spec, view_seed=self.view_seed, img_size=self.img_size)
         )
-        images = to_float(pixels, channels_last)
+        labels, targets = None, None
         if self.store.targets is not None:
-            targets = torch.from_numpy(self.store.targets[indices].astype(np.float32))
-            return Batch(images, None, moved(index, device), moved(views, device), moved(targets, device))
-        labels = torch.from_numpy(self.store.labels[indices])
-        return Batch(images, moved(labels, device), moved(index, device), moved(views, device))
+            targets = moved(torch.from_numpy(self.store.targets[indices].astype(np.float32)), device)
+        else:
+            labels = torch.from_numpy(self.store.labels[indices])
+            labels = moved(labels, device)
+        images, there = to_float(pixels, channels_last), (moved(index, device), moved(views, device))
+        return Batch(images, labels, *there, targets, known=(index, views))
 
     def card(self) -> dict[str, Any]:
         """Tell what is known of the data, as JSON: the run folder's ``data.json``."""
@@ -309,10 +312,3 @@ def to_float(pixels: Tensor, channels_last: bool = True) -> Tensor:
     """
     layout = torch.channels_last if channels_last else torch.contiguous_format
     return pixels.to(torch.float32, memory_format=layout).div_(255)
-
-
-def moved(values: Tensor, device: torch.device) -> Tensor:
-    """``values`` on the device; to a GPU through pinned memory, so that nobody waits for the copy."""
-    if device.type == "cuda" and values.device.type == "cpu":
-        return values.pin_memory().to(device, non_blocking=True)
-    return values.to(device)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sapling.data.parameters import Draws
 from sapling.data.viewspec import ViewSpec
-from sapling.data.workspace import Workspace
+from sapling.data.workspace import Workspace, moved
 
 GREY = 128
 
@@ -48,8 +48,9 @@ def erase(pixels: Tensor, drawn: npt.NDArray[np.int64], fill: str, work: Workspa
     if len(touched) == 0:
         return
     device, channels, size = pixels.device, pixels.shape[0], pixels.shape[2]
-    place = torch.from_numpy(touched).to(device)
-    top, bottom, left, right, number = torch.from_numpy(drawn[:, touched]).to(device, torch.int32)[:, :, None, None]
+    place = moved(torch.from_numpy(touched), device)
+    numbers = moved(torch.from_numpy(drawn[:, touched]).to(torch.int32), device)
+    top, bottom, left, right, number = numbers[:, :, None, None]
     line = torch.arange(size, dtype=torch.int32, device=device)
     row, column = line[:, None], line[None]
     outside = ((row < top) | (row >= bottom)) | ((column < left) | (column >= right))

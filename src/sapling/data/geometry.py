@@ -14,7 +14,7 @@ from torch import Tensor
 
 from sapling.data.parameters import Draws, Floats, ViewParameters, moves, sine_and_cosine
 from sapling.data.viewspec import ViewSpec
-from sapling.data.workspace import Workspace
+from sapling.data.workspace import Workspace, moved
 
 _ONE = 1 << 16  # positions are multiples of 1/65,536 pixel
 _LANES = 0x00FF00FF  # every other byte of an int32
@@ -37,7 +37,7 @@ def move_pixels(images: Tensor, drawn: ViewParameters, img_size: int) -> Tensor:
     batch, side, device = images.shape[0], images.shape[1], images.device
 
     def column(values: npt.NDArray[np.int64]) -> Tensor:
-        return torch.from_numpy(values).to(device)[:, None]
+        return moved(torch.from_numpy(values), device)[:, None]
 
     start = (side - img_size) // 2
     top, left = column(drawn.down + start), column(drawn.right + start)

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sapling.data.mixspec import MixSpec
+from sapling.data.workspace import moved
 
 _STREAM = 0x6D697801  # tells these random numbers from those of the epoch's order
 
@@ -36,7 +37,7 @@ class Mix:
 
     def to(self, device: torch.device) -> Mix:
         """Move it to where the images are."""
-        return Mix(self.share.to(device), self.blend.to(device), self.box.to(device))
+        return Mix(*(moved(values, device) for values in (self.share, self.blend, self.box)))
 
 
 def draw_mix(spec: MixSpec, *, seed: int, epoch: int, number: int, batch: int, img_size: int) -> Mix:

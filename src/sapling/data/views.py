@@ -16,7 +16,7 @@ from sapling.data.erasing import draw_erasing, erase
 from sapling.data.geometry import affine_maps, move_pixels, sample
 from sapling.data.parameters import Draws, hash_number, moves, operation_amounts
 from sapling.data.viewspec import PRESETS, ViewSpec, preset
-from sapling.data.workspace import Workspace
+from sapling.data.workspace import Workspace, moved
 from sapling.errors import ConfigError
 
 __all__ = ["CENTRE_VIEW", "PRESETS", "ViewSpec", "centre_view", "hash_number", "make_views", "preset"]
@@ -65,9 +65,9 @@ def _change_pixels(images: Tensor, draws: Draws, spec: ViewSpec, img_size: int) 
     if side < 2:
         raise ConfigError("pictures of one pixel cannot be resized", allowed="stored pictures of 2 x 2 or more")
     amounts = operation_amounts(draws, spec) if spec.operations else {}
-    maps = torch.from_numpy(affine_maps(draws, spec, amounts, side, img_size)).to(device)
+    maps = moved(torch.from_numpy(affine_maps(draws, spec, amounts, side, img_size)), device)
     drawn = colour_matrices(draws, spec, amounts) if spec.changes_colours else None
-    colours = tuple(torch.from_numpy(values).to(device) for values in drawn) if drawn else None
+    colours = tuple(moved(torch.from_numpy(values), device) for values in drawn) if drawn else None
     blurs = draw_blur(draws, spec) if spec.blur else None
     erased = draw_erasing(draws, spec, img_size) if spec.erase else None
 

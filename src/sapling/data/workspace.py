@@ -1,4 +1,7 @@
-"""Memory that is used again from batch to batch: fresh pages cost more than the arithmetic done in them."""
+"""Memory that is used again from batch to batch, and the way to a device on which nobody waits.
+
+Fresh pages cost more than the arithmetic done in them.
+"""
 
 from __future__ import annotations
 
@@ -28,3 +31,10 @@ class Workspace(threading.local):
         if held is None or held.numel() < size:
             held = self._held[key] = torch.empty(size, dtype=torch.int32, device=self.device)
         return held[:size].view(shape)
+
+
+def moved(values: Tensor, device: torch.device) -> Tensor:
+    """``values`` on the device; to a GPU through pinned memory, so that nobody waits for the copy."""
+    if device.type == "cuda" and values.device.type == "cpu":
+        return values.pin_memory().to(device, non_blocking=True)
+    return values.to(device)

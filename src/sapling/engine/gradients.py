@@ -3,8 +3,8 @@
 The pull of a term is the norm of the gradient of ``weight * term`` with respect to all weights of the student. Weights,
 and not logits or a feature: terms on logits and terms on feature maps meet nowhere else, and the weights are what the
 step moves. The price is one more backward pass per term, so it is paid at one step in about seventy (see
-:func:`stride`): less than a hundredth of the time of training. The graph is only read: ``backward`` then finds
-it as it was, and no random number is drawn, so training is the same bit by bit.
+:func:`stride`): a hundredth of the time of training, at most twice that in a short run. The graph is only read:
+``backward`` then finds it as it was, and no random number is drawn, so training is the same bit by bit.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from sapling.engine.objective import active_terms
 
 COST = 0.01
-"""Largest share of the time of a pass that measuring may take."""
+"""Share of the time of a pass that measuring may take; twice that where it would else be fewer than `ENOUGH` steps."""
 BACKWARD = 2 / 3
 """A backward pass takes about twice as long as its forward pass."""
-FEWEST = 4
-"""Steps that are measured in a run too short for the share above."""
+ENOUGH, FEWEST = 4, 2
+"""Measured steps that a short run may pay twice the share for, and those that it has whatever they cost."""
 TOTAL = "total"
 
 
@@ -41,7 +41,8 @@ def stride(num_terms: Sequence[int], total_steps: int) -> int | None:
     if not extra:
         return None
     affordable = math.ceil(BACKWARD * extra / (len(num_terms) * COST))
-    return max(1, min(affordable, total_steps // FEWEST))
+    short = max(math.ceil(affordable / 2), total_steps // ENOUGH)
+    return max(1, min(affordable, short, total_steps // FEWEST))
 
 
 def is_due(number: int, every: int | None) -> bool:

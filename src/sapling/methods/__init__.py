@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from sapling.methods.registry import build, catalogue, load_class, names, parts, requires, taps
+from sapling.methods.registry import build, catalogue, latent_shapes, load_class, names, parts, requires, taps
 from sapling.methods.validate import check_config
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ __all__ = [
     "build",
     "catalogue",
     "check_config",
+    "latent_shapes",
     "load_class",
     "make_label_loss",
     "names",

@@ -32,7 +32,7 @@ from sapling.errors import ConfigError, MethodError
 from sapling.losses.divergence import kl_divergence, spatial_kl, standardize_logits
 from sapling.methods.base import Method, MethodConfig, Requires, warmup
 from sapling.methods.denoising import examine_branch, judge_branch
-from sapling.types import Batch, Outputs, PairInfo, Phase, Step, Taps
+from sapling.types import LATENT, Batch, Outputs, PairInfo, Phase, Step, Taps
 
 FEAT, LOGIT = "feat", "logit"
 FIRST_PHASE = "denoiser"
@@ -176,6 +176,15 @@ class DiffusionMethod(Method):
             return Taps()
         return Taps((config.tap,), (config.teacher_tap or config.tap,))
 
+    @classmethod
+    def latent_shapes(cls, config: MethodConfig, teacher: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+        """Most that students hear in place of the teacher's feature where the autoencoder stands still; or nothing."""
+        assert isinstance(config, DiffusionConfig)
+        if config.joint or FEAT not in config.branches:
+            return {}
+        channels, height, width = map_shape(teacher[config.teacher_tap or config.tap])
+        return {LATENT: (config.ae_channels or default_latent(channels), height, width)}
+
     def __init__(self, config: DiffusionConfig, info: PairInfo) -> None:
         """Build it; see :class:`Method`.
 
@@ -194,6 +203,7 @@ class DiffusionMethod(Method):
         shapes = {name: self._shapes(name) for name in config.branches}
         # What phase 1 trains is drawn first: it then depends on nothing of the student.
         drawn = {name: self._teacher_parts(name, shapes[name][1]) for name in config.branches}
+        self._latent: dict[str, int] = {name: latent for name, (_, _, latent) in drawn.items()}
         self.branches = nn.ModuleDict()
         for name, (autoencoder, denoiser, latent) in drawn.items():
             kernel = 3 if name == FEAT else 1
@@ -270,7 +280,7 @@ class DiffusionMethod(Method):
             "tap": list(taps.teacher),
             "teacher_shapes": {t: list(self.info.teacher_shapes[t]) for t in taps.teacher},
             "grid": {name: list(grid) for name, grid in self._grids.items()},
-            "latent": {name: branch.projector[0].out_channels for name, branch in self._each()},
+            "latent": dict(self._latent),
             "weights": self.weights_in(phase),
         }
 
@@ -289,6 +299,19 @@ class DiffusionMethod(Method):
         found["passed"] = not found["problems"]
         return found
 
+    @property
+    def latent_shape(self) -> tuple[int, ...]:
+        """``(L,H,W)`` of :meth:`latents`."""
+        return (self._latent[FEAT], *self._grids[FEAT])
+
+    @torch.no_grad()
+    def latents(self, teacher: Outputs) -> Tensor:
+        """``[B,L,H,W]``: what ``forward`` makes of the teacher's feature in the phase with the student.
+
+        It can be handed in instead, as a feature whose name begins with ``LATENT``.
+        """
+        return dict(self._each())[FEAT].encode(self._teacher_map(FEAT, self.constant(teacher)))
+
     def _each(self) -> Iterator[tuple[str, Branch]]:
         for name, branch in self.branches.items():
             assert isinstance(branch, Branch)
@@ -298,13 +321,14 @@ class DiffusionMethod(Method):
         self, name: str, branch: Branch, student: Outputs | None, target: Outputs, step: Step, wanted: list[str]
     ) -> dict[str, Tensor]:
         found: dict[str, Tensor] = {}
-        source = self._teacher_map(name, target)
+        kept = [v for k, v in target.features.items() if k.startswith(LATENT) and name == FEAT]
+        source = kept[0] if kept else self._teacher_map(name, target)
         if "ae" in wanted and branch.autoencoder is not None:
             latent, rebuilt = branch.autoencoder(source)
             found["ae"] = F.mse_loss(rebuilt, source)
         else:
             with torch.no_grad():
-                latent = branch.encode(source)
+                latent = source if kept else branch.encode(source)
         latent = latent.detach()
         if "diffkd" in wanted and student is not None:
             found["diffkd"] = self._distance(name, branch.refine(self._student_map(name, student)), latent)

@@ -15,6 +15,7 @@ import importlib
 import importlib.util
 import json
 import sys
+from collections.abc import Mapping
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
@@ -40,6 +41,7 @@ NOT_METHODS = frozenset(
         "describe",
         "diffusion",
         "generate",
+        "head",
         "labelloss",
         "memory",
         "registry",
@@ -119,6 +121,20 @@ def taps(name: str, **config: Any) -> Taps:
     """
     method, settings = _configure(name, config)
     return method.taps(settings)
+
+
+def latent_shapes(
+    name: str, teacher_shapes: Mapping[str, tuple[int, ...]], **config: Any
+) -> dict[str, tuple[int, ...]]:
+    """Largest shapes of what a method can hear in place of the teacher's features; empty where it needs the features.
+
+    Raises:
+        MethodError: the method is unknown.
+        ConfigError: with every wrong setting at once.
+    """
+    method, settings = _configure(name, config)
+    shapes = getattr(method, "latent_shapes", None)
+    return dict(shapes(settings, teacher_shapes)) if shapes is not None else {}
 
 
 def requires(name: str, **config: Any) -> Requires:

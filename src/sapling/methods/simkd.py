@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from sapling.errors import MethodError
 from sapling.grids import Grid, as_vector, grid_of, smaller
 from sapling.methods.base import Method, MethodConfig, Requires
+from sapling.methods.head import teachers_head
 from sapling.reused import Behind, MapPlace, ReusedClassifier, bottleneck, shrink
 from sapling.types import Batch, Outputs, PairInfo, Step, Taps
 
@@ -79,21 +80,8 @@ class SimKD(Method):
         self._student = self._grid(info.student_shapes, "student")
         self._teacher = self._grid(info.teacher_shapes, "teacher")
         self._size = smaller(self._student, self._teacher)
-        card, wide = info.teacher_card or {}, self._teacher.channels
-        if "classifier.weight" not in card:
-            raise MethodError(
-                f"method {self.name!r} ships the teacher's classifier, and it is no linear layer",
-                remedy="another teacher, or a method that needs none, such as reviewkd",
-            )
-        weight = card["classifier.weight"].detach().float().clone()
-        if tuple(weight.shape) != (info.num_classes, wide):
-            raise MethodError(
-                f"method {self.name!r}: the teacher's classifier has the shape {list(weight.shape)}, its last map "
-                f"{wide} channels, for {info.num_classes} classes",
-                allowed=f"[{info.num_classes},{wide}]",
-                remedy="a teacher that was trained on these classes, or a method that needs no classifier",
-            )
-        bias = card.get("classifier.bias", weight.new_zeros(len(weight))).detach().float().clone()
+        wide = self._teacher.channels
+        weight, bias = teachers_head(info, wide, method=self.name, of="last map", does="ships", instead="reviewkd")
         self.register_buffer("head_weight", weight, persistent=False)
         self.register_buffer("head_bias", bias, persistent=False)
         self.register_buffer("is_rectified", torch.tensor(True))

@@ -24,10 +24,10 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from sapling.errors import MethodError
 from sapling.grids import as_vector, grid_of, width_of
 from sapling.losses.embeddings import mean_gap
 from sapling.methods.base import Method, MethodConfig, Requires
+from sapling.methods.head import teachers_head
 from sapling.types import Batch, Outputs, PairInfo, Step, Taps
 
 EMBEDDING = "embedding"
@@ -68,21 +68,7 @@ class SRRL(Method):
         super().__init__(config, info)
         self._grid = grid_of(config.stage, info.student_shapes, side="student", method=self.name)
         width = width_of(info.teacher_shapes[EMBEDDING])
-        card = info.teacher_card or {}
-        if "classifier.weight" not in card:
-            raise MethodError(
-                f"method {self.name!r} needs the teacher's classifier, and it is no linear layer",
-                remedy="another teacher, or a method that needs none, such as vkd or reviewkd",
-            )
-        weight = card["classifier.weight"].detach().float().clone()
-        if tuple(weight.shape) != (info.num_classes, width):
-            raise MethodError(
-                f"method {self.name!r}: the teacher's classifier has the shape {list(weight.shape)}, its embedding "
-                f"{list(info.teacher_shapes[EMBEDDING])}, for {info.num_classes} classes",
-                allowed=f"[{info.num_classes},{width}]",
-                remedy="a teacher that was trained on these classes, or a method that needs no classifier, such as vkd",
-            )
-        bias = card.get("classifier.bias", weight.new_zeros(len(weight))).detach().float().clone()
+        weight, bias = teachers_head(info, width, method=self.name, of="embedding", does="needs", instead="vkd")
         self.register_buffer("head_weight", weight, persistent=False)
         self.register_buffer("head_bias", bias, persistent=False)
         self.register_buffer("is_rectified", torch.tensor(True))

@@ -124,8 +124,8 @@ def curve_figures(summary: Summary) -> list[tuple[str, Drawing, str]]:
     # The sum adds other terms in each arm, so it compares nothing; it is shown only where it is all there is.
     terms = [t for t in terms if t != "loss"] or terms
     titles = {
-        "map": "Mean average precision on validation images",
-        "top1": "Accuracy on validation images",
+        "map": "Mean average precision on validation images, per cent",
+        "top1": "Accuracy on validation images, per cent",
         "nll": "NLL on validation images",
         "bce": "BCE on validation images",
     }

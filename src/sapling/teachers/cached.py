@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from sapling.data.answers import LOGITS, TOP, AnswerStore, part_name
 from sapling.data.mixing import Mix, mix_probabilities
+from sapling.data.workspace import moved
 from sapling.errors import RunError
 from sapling.types import Batch, Outputs, Teacher
 
@@ -80,7 +81,7 @@ class CachedTeacher:
 
     def outputs(self, batch: Batch) -> Outputs:
         """What the teacher said of these very views, float32; of images that are not kept, what it says now."""
-        indices, views = batch.indices.cpu().numpy(), batch.views.cpu().numpy()
+        indices, views = (numbers.numpy() for numbers in batch.on_cpu())
         inside = (indices < len(self._rows)) & (views >= 0) & (views < self.store.num_views)
         rows = np.where(inside, self._rows[np.where(inside, indices, 0)], -1) if len(self._rows) else indices * 0 - 1
         if (rows < 0).any():
@@ -94,7 +95,8 @@ class CachedTeacher:
         logits = self._logits(rows, views, device)
         if batch.shares is not None:
             logits = self._mixed(logits, batch.shares)
-        return Outputs(logits, {tap: self._part(part_name(tap), rows, views).to(device).float() for tap in self._taps})
+        features = {tap: moved(self._part(part_name(tap), rows, views), device).float() for tap in self._taps}
+        return Outputs(logits, features)
 
     def _part(self, part: str, rows: np.ndarray, views: np.ndarray) -> Tensor:
         numbers = np.unique(views)
@@ -111,10 +113,10 @@ class CachedTeacher:
         return found
 
     def _logits(self, rows: np.ndarray, views: np.ndarray, device: torch.device) -> Tensor:
-        kept = self._part(LOGITS, rows, views).to(device).float()
+        kept = moved(self._part(LOGITS, rows, views), device).float()
         if kept.shape[1] == self._num_classes:
             return kept
-        classes = self._part(TOP, rows, views).to(device).long()
+        classes = moved(self._part(TOP, rows, views), device).long()
         rest = (1 - kept.exp().sum(1, keepdim=True)).clamp_min(SMALLEST_REST)
         spread = (rest / (self._num_classes - kept.shape[1])).log()
         return spread.expand(-1, self._num_classes).scatter(1, classes, kept)

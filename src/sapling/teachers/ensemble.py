@@ -16,6 +16,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from sapling.data.workspace import moved
 from sapling.errors import ModelError
 from sapling.models.tapped import TappedModel
 from sapling.types import Outputs
@@ -162,13 +163,14 @@ class Ensemble(nn.Module):
 
         Args:
             images: ``[B,C,H,W]``.
-            folds: ``[B]`` int64: number of the member that answers alone; -1 for images that all of them answer.
+            folds: ``[B]`` int64, on the CPU: number of the member that answers alone; -1 for images that all of them
+                answer.
         """
         whole = torch.unique(folds)
         answered: Tensor | None = None
         for fold in whole.tolist():
             network = self if fold < 0 else self.members[fold]
-            rows = torch.nonzero(folds == fold).flatten()
+            rows = moved(torch.nonzero(folds == fold).flatten(), images.device)
             logits = network(images if len(whole) == 1 else _as_in(images, images[rows])).logits
             if answered is None:
                 answered = logits.new_empty((len(images), logits.shape[1]))

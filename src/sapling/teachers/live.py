@@ -40,7 +40,7 @@ class LiveTeacher:
     ) -> None:
         if folds is not None and (not isinstance(model, Ensemble) or model.shapes):
             raise ModelError("folds are for an ensemble without taps", remedy="a method on logits, such as kd")
-        self._folds = None if folds is None else folds.to(device)
+        self._folds = folds
         self.model = model.to(device).eval().requires_grad_(False)
         if channels_last:
             self.model.to(memory_format=torch.channels_last)
@@ -69,7 +69,7 @@ class LiveTeacher:
         # no_grad, not inference_mode: losses save these tensors for the student's backward
         with torch.no_grad(), torch.autocast(self._kind, torch.bfloat16, enabled=self._bf16):
             if self._folds is not None and isinstance(self.model, Ensemble):
-                return self.model.out_of_fold(batch.images, self._folds[batch.indices])
+                return self.model.out_of_fold(batch.images, self._folds[batch.on_cpu()[0]])
             outputs: Outputs = self.model(batch.images)
             return outputs
 

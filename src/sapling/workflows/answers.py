@@ -45,6 +45,8 @@ class Decision:
         reason: why, as the end of a sentence.
         num_bytes: that the answers take, where they are kept.
         changed: what kept answers change beside rounding; empty for nothing.
+        latents: whether the features are kept as the latents that a first phase makes of them: what it hears itself is
+            asked for each batch.
     """
 
     kept: bool
@@ -52,6 +54,7 @@ class Decision:
     reason: str
     num_bytes: int = 0
     changed: str = ""
+    latents: bool = False
 
     @property
     def sentence(self) -> str:
@@ -59,7 +62,9 @@ class Decision:
         views = many(self.num_views, "view") + " of every image" if self.num_views else "a fresh view every epoch"
         if self.kept:
             changed = f"; {self.changed}" if self.changed else ""
-            return f"asked once for {views} and kept ({size_in_words(self.num_bytes)}): {self.reason}{changed}"
+            latents = " as latents, once the first phase is done" if self.latents else ""
+            size = size_in_words(self.num_bytes)
+            return f"asked once for {views} and kept{latents} ({size}): {self.reason}{changed}"
         return f"asked for each batch, {views}: {self.reason}"
 
 
@@ -93,9 +98,17 @@ def decide(
     requires, arm = methods.requires(config.method.name, **config.method.options), config.method.arm
     against = _against(mode, requires, arm, mixed, bool(shapes))
     whole = keeps_all(data.num_classes, multi_label=data.multi_label)
+    as_latents = False
     if against is None:
-        free, more = _free(answers_folder()), max(num_bytes - there, 0)
-        if more > free * SHARE_OF_DISK or (mode == "auto" and num_bytes > MOST_BYTES):
+        free = _free(answers_folder())
+
+        def fits(size: int) -> bool:
+            return max(size - there, 0) <= free * SHARE_OF_DISK and not (mode == "auto" and size > MOST_BYTES)
+
+        latents = methods.latent_shapes(config.method.name, shapes, **config.method.options) if shapes else {}
+        if latents and not fits(num_bytes) and fits(smaller := views * bytes_per_view(data, latents)):
+            num_bytes, as_latents = smaller, True
+        if not fits(num_bytes):
             against = (
                 f"its answers would take {size_in_words(num_bytes)}, and {size_in_words(free)} of the disk are free"
             )
@@ -110,7 +123,7 @@ def decide(
             raise UsageError(f"the teacher's answers cannot be kept: {against}", remedy="--teacher-cache auto, or off")
         return Decision(False, views, against)
     asked = f"else it would answer {epochs * seeds} times" if epochs * seeds > views else "as it is set"
-    return Decision(True, views, asked, num_bytes, _changed(mixed, whole))
+    return Decision(True, views, asked, num_bytes, _changed(mixed, whole), as_latents)
 
 
 def _changed(mixed: bool, whole: bool) -> str:
@@ -152,7 +165,7 @@ def hear(
     config, file = run.config, run.path(FILE)
     taps = methods.taps(config.method.name, **config.method.options).teacher
     live = teacher.live(machine, taps)
-    begun = any(run.path("checkpoints").glob("seed*")) or any(run.path("members").glob("*-s*/member.json"))
+    begun = _has_begun(run)
     if not file.exists():
         decision = (
             Decision(False, data.num_views, "the run was begun by a version that could not keep answers")
@@ -161,26 +174,51 @@ def hear(
         )
         write_json(file, {**asdict(decision), "sentence": decision.sentence, "seconds": 0.0})
     record = read_json(file)
-    decision = Decision(*(record[name] for name in ("kept", "num_views", "reason", "num_bytes", "changed")))
+    known = ("kept", "num_views", "reason", "num_bytes", "changed")
+    decision = Decision(**{name: record[name] for name in known}, latents=record.get("latents", False))
     run.log(f"teacher: {decision.sentence}")
     data = replace(data, num_views=decision.num_views)
-    if not decision.kept:
+    if not decision.kept or decision.latents:
         return data, live
+    return data, kept_or_live(run, data, teacher, live, machine, taps, screen)
+
+
+def kept_or_live(
+    run: Run,
+    data: Dataset,
+    teacher: CheckedTeacher,
+    live: Teacher,
+    machine: Machine,
+    taps: tuple[str, ...],
+    screen: Screen,
+) -> Teacher:
+    """The kept answers of a teacher; where they cannot be kept, and need not, the teacher itself. Both are recorded.
+
+    Raises:
+        RunError: ``on``, or the run has heard kept answers: they cannot be kept, or are of another teacher.
+        DataError: ``on``, or the run has heard kept answers: the disk is full.
+    """
+    config, file, record = run.config, run.path(FILE), recorded(run)
     try:
         cached, seconds = keep(data, teacher, live, machine, taps, config.evaluate.batch_size, screen)
     except (CannotHoldError, DataError) as error:
-        if config.teacher.cache == "on" or begun:  # a run that has heard kept answers goes on with them
+        if config.teacher.cache == "on" or _has_begun(run):  # a run that has heard kept answers goes on with them
             raise
-        instead = Decision(False, decision.num_views, str(error.what))
+        instead = Decision(False, record["num_views"], str(error.what))
         write_json(file, {**record, **asdict(instead), "sentence": instead.sentence})
         run.log(f"teacher: {instead.sentence}")
-        return data, live
+        return live
     if seconds:
         write_json(file, {**record, "seconds": round(record["seconds"] + seconds, 3)})
         run.log(f"teacher: its answers were kept in {duration(seconds)}: {cached.store.place.name}")
     else:
         run.log(f"teacher: its answers were there: {cached.store.place.name}")
-    return data, cached
+    return cached
+
+
+def _has_begun(run: Run) -> bool:
+    """Whether students of the run were trained, or half trained."""
+    return any(run.path("checkpoints").glob("seed*")) or any(run.path("members").glob("*-s*/member.json"))
 
 
 def _there(config: RunConfig, data: Dataset, teacher: CheckedTeacher, machine: Machine, epochs: int) -> int:

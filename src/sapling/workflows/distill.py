@@ -30,6 +30,7 @@ from sapling.workflows.dataset import open_checked, write_data_card
 from sapling.workflows.diagnosis import diagnosis, log_line, look
 from sapling.workflows.gallery import write_gallery
 from sapling.workflows.gate import refuse_replaced, remarks_without_teacher
+from sapling.workflows.latents import after_phases
 from sapling.workflows.members import Planned, train_in_parts
 from sapling.workflows.networks import log_notes
 from sapling.workflows.openings import caution, open_test
@@ -212,6 +213,7 @@ def _seed_pass(
                 teacher_identity=teacher.identity,
                 screen=screen,
             )
+        taught = after_phases(run, data, teacher, heard, machine, [m.method for m in members], screen)
         run.log(f"seed {seed}: training {' and '.join(m.name for m in members)}, {many(epochs, 'epoch')}")
         train_members(
             run,
@@ -221,7 +223,7 @@ def _seed_pass(
             name=name,
             epochs=epochs,
             architecture=architecture,
-            teacher=heard,
+            teacher=taught,
             screen=screen,
         )
 

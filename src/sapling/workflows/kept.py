@@ -102,8 +102,8 @@ def verify_kept(blocks: dict[str, Any], screen: Screen) -> tuple[AnswerStore, Ve
         parts = tuple(shapes_of(found.data, {tap: found.live.shapes[tap] for tap in found.taps}))
         damaged, lacking = store.drop_damaged(parts), store.missing(parts)
         if damaged or lacking:
-            what = f"{len(damaged)} damaged files ({', '.join(damaged[:3])}) were removed" if damaged else "nothing"
-            there = "all" if not lacking else f"{len(lacking)} of {store.num_views} views are missing"
+            what = f"{len(damaged)} files are damaged ({', '.join(damaged[:3])})"
+            there = f"{len(lacking)} of {store.num_views} views are missing"
             store.close()
             raise RunError(
                 f"the kept answers are not whole: {what if damaged else there}",
@@ -130,6 +130,13 @@ def blocks_of_run(folder: Path) -> dict[str, Any]:
             "this run keeps no answers of a teacher",
             where=str(folder),
             allowed="a run of sapling distill whose log says that they were kept, or data and --teacher PATH",
+        )
+    if record.get("latents"):
+        raise UsageError(
+            "this run keeps latents, which only the method's own first phase can make again",
+            where=str(folder),
+            allowed="a run that keeps the teacher's answers themselves",
+            remedy="sapling distill, with the same settings, makes anew what is missing or damaged",
         )
     blocks["data"] = {**blocks["data"], "num_views": record["num_views"]}
     blocks["output"] = {"folder": str(folder)}

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,6 +18,7 @@ from sapling.data.loader import Dataset
 from sapling.engine.trainer import Member
 from sapling.record import Run, read_json, write_json
 from sapling.screen import file_size
+from sapling.workflows.memory import free_memory
 from sapling.workflows.passes import Machine, batch_size_for, member_record
 
 RECORD = "passes.json"
@@ -84,20 +84,6 @@ def footprint(member: Member, *, num_channels: int, img_size: int, batch_size: i
         for module, mode in modes.items():
             module.training = mode
     return Footprint(4 * held, 4 * _PASSES_OVER_ACTIVATIONS * seen[0] * batch_size // 2)
-
-
-def free_memory(device: str, meminfo: Path = Path("/proc/meminfo")) -> int | None:
-    """Bytes that can be had on the device now; None where the system does not tell."""
-    if device.startswith("cuda"):
-        return int(torch.cuda.mem_get_info(device)[0])
-    try:
-        for line in meminfo.read_text(encoding="ascii").splitlines():
-            name, _, value = line.partition(":")
-            if name == "MemAvailable":
-                return int(value.split()[0]) * 1024
-    except (OSError, ValueError, IndexError):
-        pass
-    return None
 
 
 def most_members(needs: Sequence[Footprint], free: int | None) -> int:

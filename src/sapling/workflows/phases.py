@@ -134,6 +134,15 @@ def phase_key(task: _Task, teacher_identity: Mapping[str, str]) -> dict[str, Any
     }
 
 
+def phase_identity(run: Run, method: Method) -> str:
+    """64 hexadecimal digits that name what phases before the students made: weights, and all they are made of."""
+    digest = hashlib.sha256()
+    for phase in before_students(method):
+        folder = run.path("phases", phase.name)
+        digest.update(str(read_json(folder / CARD)["key"]).encode() + (folder / WEIGHTS).read_bytes())
+    return digest.hexdigest()
+
+
 def phase_results(run: Run) -> dict[str, dict[str, Any]]:
     """What is known of every phase of a run, by its name: for ``results.json``."""
     cards = {p.parent.name: read_json(p) for p in sorted(run.path("phases").glob(f"*/{CARD}"))}

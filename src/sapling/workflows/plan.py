@@ -131,7 +131,8 @@ def plan(config: RunConfig, *, task: str = "distill", screen: Screen | None = No
         if phases := _phases(method, steps):
             result["phases"] = phases
             # once for all seeds; the method's own parts are taken to cost what the teacher's answers do
-            seconds += sum(p["steps"] for p in phases) * (1 if heard.kept else 2) * per_image * forward
+            asked = 1 if heard.kept and not heard.latents else 2
+            seconds += sum(p["steps"] for p in phases) * asked * per_image * forward
     # evaluation after each epoch takes about a tenth; imports, test split, export and report a quarter of a minute
     result["estimated_seconds"] = round(seconds * 1.1 + FIXED_SECONDS, 1)
     return result
