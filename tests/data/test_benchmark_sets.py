@@ -64,3 +64,27 @@ def test_dev_never_shows_test_images_and_other_sizes_keep_the_split(sets):
     assert set(few.split.train) < set(whole.split.train)
     with pytest.raises(SystemExit, match="only benchmarks/final_"):
         sets.open_test("digits", reason="none")
+
+
+def test_every_opening_of_test_images_is_written_down(sets, tmp_path, monkeypatch):
+    monkeypatch.setattr(sets, "OPENINGS", tmp_path / "results" / "openings.jsonl")
+    monkeypatch.setattr(sys, "argv", ["benchmarks/final_try.py"])
+    for reason in ("one claim", "another"):
+        data = sets.open_test("digits", reason=reason)
+    assert len(data.split.test) == json.loads((BENCHMARKS / "splits.json").read_text())["digits"]["test"]
+    lines = [json.loads(line) for line in sets.OPENINGS.read_text().splitlines()]
+    assert [(e["set"], e["script"], e["reason"]) for e in lines] == [
+        ("digits", "final_try.py", "one claim"),
+        ("digits", "final_try.py", "another"),
+    ]
+    assert all(e["when"] for e in lines)
+
+
+@pytest.mark.parametrize("script", sorted(BENCHMARKS.glob("*.py")), ids=lambda path: path.stem)
+def test_only_final_scripts_reach_test_images(script):
+    """Neither by the function that opens them nor by a whole run of the library on a set."""
+    text = script.read_text(encoding="utf-8")
+    if script.name.startswith("final_"):
+        assert "open_test(" in text or "note_opening(" in text
+    elif script.name != "sets.py":
+        assert not [word for word in ("open_test", "sapling.distill(", '_opened("') if word in text]
