@@ -55,6 +55,7 @@ def print_comparison(found: Comparison) -> None:
 
     from sapling.data.layout import printable
     from sapling.report.comparison import outcome_words
+    from sapling.report.wording import limit
     from sapling.tables import new_table, open_console
 
     console, num_seeds = open_console(), len(found.seeds)
@@ -85,7 +86,7 @@ def print_comparison(found: Comparison) -> None:
             f"{100 * v.difference:+.2f}",
             f"{100 * v.low:+.1f} to {100 * v.high:+.1f}",
             f"{m.p_adjusted:.3f}",
-            "" if v.detectable["now"] is None else f"{100 * v.detectable['now']:.1f}",
+            "" if v.detectable["now"] is None else limit(v.detectable["now"]).removesuffix(" points"),
             f"{m.standing.mean_rank:.1f}",
             f"{m.standing.best:.0%}",
             outcome_words(m.outcome, num_seeds),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 
@@ -56,7 +57,7 @@ def test_the_table_holds_the_figures_of_the_comparison(tmp_path):
     limits = [m.verdict.detectable["now"] for m in found.methods]
     assert len({round(1000 * limit) for limit in limits}) > 1
     for m, limit in zip(found.methods, limits, strict=True):
-        assert shown[m.name][-2] == f"{100 * limit:.1f} points"
+        assert shown[m.name][-2] == f"{math.ceil(round(1000 * limit, 6)) / 10:.1f} points"
         assert shown[m.name][2].startswith(f"{100 * m.verdict.difference:+.1f}".replace("-", "\u2212"))
         assert shown[m.name][-1].startswith(m.outcome)
 

@@ -164,7 +164,8 @@ def measure_onnx(
     Each batch size is run three times for warmth, then for about ``seconds`` (5 to ``max_repeats`` runs).
 
     Returns:
-        ``bytes``, ``threads``, and ``latency_ms``: batch size to ``p50`` and ``p95`` of one run in milliseconds.
+        ``bytes``, ``threads``, and ``latency_ms``: batch size to ``p50``, ``p95`` and ``mean`` of one run in
+        milliseconds.
     """
     pixels = np.ascontiguousarray(torch.as_tensor(images, dtype=torch.float32).cpu().numpy())
     threads = threads or num_cores()

@@ -336,12 +336,13 @@ def _seeds(m: Measured) -> Finding | None:
         return None
     if m.detectable <= m.gap / 2:
         return None
+    limit = math.ceil(round(1000 * m.detectable, 6)) / 1000  # rounded up, as the verdict says it
     return Finding(
         "seeds",
         "likely" if m.detectable > m.gap else "possible",
         "The comparison could not have shown it",
         f"With {_plural(m.num_seeds, 'seed')} and these test images a run shows differences above about "
-        f"{_points(m.detectable)}; the teacher is {_points(m.gap)} above the control on validation.",
+        f"{_points(limit)}; the teacher is {_points(m.gap)} above the control on validation.",
         "A student rarely gains more than half of that gap, so an effect of the usual size goes unseen.",
     )
 

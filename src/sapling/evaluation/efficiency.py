@@ -33,7 +33,7 @@ def num_cores() -> int:
 def time_calls(
     call: Callable[[], object], *, seconds: float, max_repeats: int = 200, warmups: int = 3, min_repeats: int = 5
 ) -> dict[str, float]:
-    """``p50`` and ``p95`` in milliseconds of one call, after warm-up, of about ``seconds`` of calls."""
+    """``p50``, ``p95`` and ``mean`` in milliseconds of one call, after warm-up, of about ``seconds`` of calls."""
     for _ in range(warmups):
         call()
     taken: list[float] = []
@@ -43,7 +43,7 @@ def time_calls(
         call()
         taken.append((time.perf_counter() - start) * 1e3)
     p50, p95 = np.percentile(taken, [50, 95])
-    return {"p50": round(float(p50), 4), "p95": round(float(p95), 4)}
+    return {"p50": round(float(p50), 4), "p95": round(float(p95), 4), "mean": round(float(np.mean(taken)), 4)}
 
 
 def measure_network(
@@ -64,7 +64,7 @@ def measure_network(
         threads: of torch while it is timed; None: all cores. The number before is restored.
 
     Returns:
-        ``threads``; ``latency_ms``: batch size to ``p50`` and ``p95`` of one call, in milliseconds;
+        ``threads``; ``latency_ms``: batch size to ``p50``, ``p95`` and ``mean`` of one call, in milliseconds;
         ``peak_memory_bytes``: batch size to :func:`peak_memory`. A batch whose one call would take more than 10 times
         ``seconds`` (but 5 seconds at least) is left out of both, and so is one for which there is no memory.
     """

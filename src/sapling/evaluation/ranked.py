@@ -70,7 +70,9 @@ def compare_rankings(
     num_images = len(truth)
     parts = take_rankings_apart(control, method, truth, check_column(groups, num_images, "groups"))
     names = (method_name, control_name)
-    return conclude(parts, "map", confidence, num_images=num_images, has_groups=groups is not None, names=names)
+    return conclude(
+        parts, "map", confidence, num_images=num_images, has_groups=parts.num_groups < num_images, names=names
+    )
 
 
 def take_rankings_apart(

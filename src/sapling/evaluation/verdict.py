@@ -143,7 +143,7 @@ def compare(
         measure,
         confidence,
         num_images=control.shape[1],
-        has_groups=groups is not None,
+        has_groups=layout.num_groups < control.shape[1],
         is_uneven=layout.is_uneven,
         names=names,
     )

@@ -42,6 +42,13 @@ _WORDS = (
 )
 
 
+def _words(num_seeds: int) -> list[tuple[str, str]]:
+    """What the terms mean; one seed cannot be drawn anew."""
+    if num_seeds > 1:
+        return list(_WORDS)
+    return [(term, text.replace("test images and seeds are drawn", "test images are drawn")) for term, text in _WORDS]
+
+
 def page_path(output: Path) -> Path:
     """Where a page goes: ``output`` itself if it is called ``.html``, else ``compare.html`` in that folder.
 
@@ -102,7 +109,8 @@ def write_comparison(path: Path, comparison: Mapping[str, Any]) -> Path:
         "runs": [_run(m) for m in methods],
         "confidence": confidence,
         "seeds": wording.plural(len(seeds), "seed"),
-        "words": _WORDS,
+        "words": _words(len(seeds)),
+        "redrawn": "Test images and seeds" if len(seeds) > 1 else "Test images",
     }
     return write_page(path, page_environment().get_template("comparison.html.j2").render(content))
 
@@ -183,7 +191,7 @@ def _rows(comparison: Mapping[str, Any], methods: Sequence[Mapping[str, Any]]) -
             "p": _p_value(method.get("p_adjusted")),
             "outcome": outcome_words(str(method.get("outcome")), len(listing(comparison, "seeds"))),
             "by_itself": str(verdict.get("outcome")) if verdict.get("outcome") != method.get("outcome") else "",
-            "can_show": wording.points(number(block(verdict, "detectable").get("now"))),
+            "can_show": wording.limit(number(block(verdict, "detectable").get("now"))),
         }
         if not alone:
             row["alone"] = _level(numbers(method.get("control_scores")))
@@ -254,7 +262,7 @@ def _costs(methods: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         ("One student", "training, mean over seeds", "student_seconds", wording.duration),
         ("One control", "training, mean over seeds", "control_seconds", wording.duration),
         ("Before students", "once for all seeds", "phase_seconds", wording.duration),
-        ("Teacher", "its training and its answers", "teacher_seconds", wording.duration),
+        ("Teacher", "what this run spent on it: training and answers", "teacher_seconds", wording.duration),
         ("Parameters", "", "parameters", wording.amount),
         ("MACs", "for one image", "macs", wording.amount),
         ("One image", "half of the calls", "latency_ms", wording.milliseconds),

@@ -18,6 +18,7 @@ _SETTINGS = {
     "teacher": "Teacher",
     "method": "Method",
     "method_config": "Method settings",
+    "taught": "Students hear the teacher",
     "weights": "Weights of the terms",
     "seeds": "Seeds",
     "epochs": "Epochs",
@@ -72,7 +73,9 @@ def data_section(summary: Summary) -> dict[str, Any] | None:
     rows = [
         (_CARD[k], _value(k, card[k]) + (" pixels" if k.endswith("_size") else ""))
         for k in _CARD
-        if isinstance(card.get(k), str | int | float) and card[k]
+        if isinstance(card.get(k), str | int | float)
+        and card[k]
+        and not (k == "num_groups" and card[k] == card.get("num_images"))  # each stands alone
     ]
     views = inner(card, "views", "name") or summary.manifest.get("views")
     if views:
@@ -126,8 +129,8 @@ def deploy_section(summary: Summary) -> dict[str, Any] | None:
     speeds = []
     for batch, value in block(onnx, "latency_ms").items():
         p50, p95 = number(inner(value, "p50")), number(inner(value, "p95"))
-        per_second = number(batch if isinstance(batch, int) else int(batch) if str(batch).isdigit() else None)
-        rate = wording.count(1000 * per_second / p50) if per_second and p50 else wording.MISSING
+        size, mean = int(batch) if str(batch).isdigit() else 0, number(inner(value, "mean"))
+        rate = wording.count(1000 * size / mean) if size and mean else wording.MISSING
         speeds.append(
             {
                 "batch": wording.clean(batch),
@@ -286,6 +289,8 @@ def short_code(value: Any) -> str:
 
 def _value(key: str, value: Any) -> str:
     """Any setting as text."""
+    if key == "num_views" and value == 0:
+        return "a fresh one in every epoch"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, Mapping):

@@ -135,11 +135,11 @@ def certainty(summary: Summary) -> list[str]:
         if now > HOPELESS:
             text = f"{base}, a run like this can show no difference reliably"
         else:
-            text = f"{base}, a run like this finds a true difference of {wording.points(now)} four times in five"
+            text = f"{base}, a run like this finds a true difference of {wording.limit(now)} four times in five"
         if twice is not None and endless is not None and endless <= HOPELESS:
             text += (
-                f". With {2 * seeds} seeds that would be about {wording.points(twice)}, with any number of seeds "
-                f"{wording.points(endless)}; for less than that, only more test images help"
+                f". With {2 * seeds} seeds that would be about {wording.limit(twice)}, with any number of seeds "
+                f"{wording.limit(endless)}; for less than that, only more test images help"
             )
         texts.append(text + ".")
     if seeds < ADVISED_SEEDS:
@@ -166,7 +166,7 @@ def gate_section(summary: Summary) -> dict[str, Any] | None:
     teacher = block(summary.results, "teacher") or summary.record.teacher
     if not teacher:
         return None
-    gate = block(teacher, "gate")
+    gate, spent = block(teacher, "gate"), number(teacher.get("seconds"))
     val, test, train = (block(teacher, part) for part in ("val", "test", "train"))
     entropies = [number(part.get("entropy")) for part in (train, val)]
     key, called = ("map", "Mean average precision") if "map" in val else ("top1", "Accuracy")
@@ -190,7 +190,7 @@ def gate_section(summary: Summary) -> dict[str, Any] | None:
         train_nats, val_nats = (f"{entropy:.3f}" for entropy in entropies)
         rows.append(("Entropy of its answers", f"{train_nats} nats on training images, {val_nats} on validation"))
     rows += [
-        ("Training time", wording.duration(number(teacher.get("seconds")))),
+        ("Training time", "given, not trained in this run" if spent == 0 else wording.duration(spent)),
         ("Weights, sha256", short_code(teacher.get("sha256"))),
     ]
     checks = [

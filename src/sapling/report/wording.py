@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import unicodedata
 from collections.abc import Iterable
@@ -97,6 +98,11 @@ def points(value: float | None) -> str:
         return MISSING
     digits = 2 if 0 < abs(value) < 0.00095 else 1
     return f"{100 * value:.{digits}f} points"
+
+
+def limit(value: float | None) -> str:
+    """0.16334 -> ``16.4 points``: what can be shown is rounded up, or the sentence would promise too much."""
+    return MISSING if value is None else points(math.ceil(round(1000 * value, 6)) / 1000)
 
 
 def count(value: float | None) -> str:
