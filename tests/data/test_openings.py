@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -116,6 +117,26 @@ def test_test_images_are_told_by_their_names_and_labels(photos):
     assert fingerprint_of_test(source, first) != fingerprint_of_test(source, second)
     assert fingerprint_of_test(source, first) != fingerprint_of_test(source, first[:-1])
     assert fingerprint_of_test(source, np.array([], dtype=np.int64))
+    other = replace(source.items[int(first[0])], label=(source.items[int(first[0])].label + 1) % 3)
+    items = tuple(other if i == first[0] else item for i, item in enumerate(source.items))
+    assert fingerprint_of_test(source, first) != fingerprint_of_test(replace(source, items=items), first)
+
+
+def test_a_look_that_comes_later_is_not_ones_own(tmp_path, monkeypatch):
+    """Another run writes between our line and our reading."""
+    write, late = os.write, [opening("later")]
+
+    def busy(handle, line):
+        written = write(handle, line)
+        if late:
+            other = late.pop()
+            record_opening(PRINT, other, tmp_path)
+        return written
+
+    monkeypatch.setattr(os, "write", busy)
+    assert record_opening(PRINT, opening("first"), tmp_path) == Looks(1, 0)
+    monkeypatch.undo()
+    assert record_opening(PRINT, opening("first"), tmp_path) == Looks(2, 1)
 
 
 def test_the_cache_is_cleared_and_the_record_stays(tmp_path, monkeypatch, capsys):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from sapling.evaluation.crossed import Parts, make_layout, smallest_shown, standard_errors_to_show, take_apart
+from sapling.evaluation.verdict import compare
 
 PARTS = Parts(
     difference=np.asarray(0.01),
@@ -73,3 +74,23 @@ def test_twice_the_seeds_come_true() -> None:
         promised.append(smallest_shown(take_apart(d[:3], layout), 0.95, seed_factor=2.0))
         kept.append(smallest_shown(take_apart(d, layout), 0.95))
     assert np.mean(promised) == pytest.approx(np.mean(kept), rel=0.1)
+
+
+def test_the_statement_rounds_up():
+    """0.1 points too few would promise what the test cannot do."""
+    rng = np.random.default_rng(0)
+    for images in (90, 91, 93, 97, 101, 103):
+        control, method = (rng.random((3, images)) < 0.8 for _ in range(2))
+        verdict = compare(control, method)
+        limit = verdict.detectable["now"]
+        if verdict.outcome != "no difference shown":
+            continue
+        assert f"differences above {math.ceil(1000 * limit) / 10:.1f} points" in verdict.statement
+
+
+def test_groups_of_one_image_are_no_groups():
+    rng = np.random.default_rng(0)
+    control, method = (rng.random((3, 90)) < 0.8 for _ in range(2))
+    alone = compare(control, method, groups=np.arange(90))
+    assert alone == compare(control, method)
+    assert "45 groups" in compare(control, method, groups=np.arange(90) // 2).statement

@@ -61,6 +61,8 @@ def test_absent_classes_count_in_no_macro_mean() -> None:
     assert found["per_class_recall"] == [1.0, 0.5, None]
     assert found["macro_recall"] == 0.75
     assert found["macro_precision"] == 1.0
+    assert found["macro_f1"] == pytest.approx((1 + 2 / 3) / 2)
+    assert found["worst_class_recall"] == 0.5
 
 
 def test_class_that_is_never_predicted_has_precision_zero() -> None:
@@ -74,6 +76,8 @@ def test_ties_go_to_the_lower_class_as_in_argmax() -> None:
     found = classification_metrics(np.zeros((10, 10)), np.arange(10), 10)
     assert found["top1"] == 0.1
     assert found["top5"] == 0.5
+    low_classes = classification_metrics(np.zeros((10, 10)), np.zeros(10, int), 10)
+    assert (low_classes["top1"], low_classes["top5"]) == (1.0, 1.0)
 
 
 def test_huge_logits_stay_finite() -> None:

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from sapling.cli import main
-from sapling.report import details, write_report
+from sapling.report import details, wording, write_report
 from sapling.report.folder import read_run
 from sapling.report.gallery import gallery_section
-from sapling.report.sections import headline
+from sapling.report.sections import gate_section, headline
 from sapling.report.summary import ClassTable, summarise
 from tests.report.evidence import add_evidence
 from tests.report.synthetic import make_run
@@ -141,3 +141,57 @@ def test_a_name_that_is_cut_stands_there_in_full_too(tmp_path: Path, size: int) 
         assert page.count(f"<bdi>{full}</bdi>") >= 3
         assert f"<title>{full}</title>" in (run / "figures" / "class_gain.svg").read_text(encoding="utf-8")
     assert "<b>" not in page
+
+
+@pytest.mark.parametrize(
+    ("num_seeds", "outcome", "badge", "symbol"),
+    [
+        (1, "worse", "one seed: these two students only", "level"),
+        (3, "better", "better, preliminary", "up"),
+        (5, "better", "better", "up"),
+        (3, "no difference shown", "no difference shown", "level"),
+    ],
+)
+def test_one_seed_judges_no_method_and_few_are_preliminary(run: Path, num_seeds, outcome, badge, symbol) -> None:
+    record = read_run(run)
+    verdict = record.results["comparison"]["verdict"]
+    verdict |= {"num_seeds": num_seeds, "outcome": outcome, "statement": "It is so: x"}
+    found = headline(summarise(record))
+    assert (found["badge"], found["symbol"]) == (badge, symbol)
+
+
+def test_an_interval_without_width_is_not_printed():
+    assert wording.between(0.0, 0.0) == wording.between(1.0, 1.0) == ""
+    assert wording.between(0.0, 0.1) == "0.0 to +10.0"
+
+
+def test_what_can_be_shown_is_rounded_up():
+    assert wording.limit(0.16334) == "16.4 points"
+    assert wording.limit(0.1630000001) == "16.3 points"
+    assert wording.limit(None) == wording.MISSING
+
+
+@pytest.mark.parametrize(("seconds", "said"), [(0.0, "given, not trained in this run"), (61.0, "1 min 1 s")])
+def test_a_teacher_that_was_given_took_no_time_here(run: Path, seconds, said) -> None:
+    record = read_run(run)
+    record.results["teacher"]["seconds"] = seconds
+    assert dict(gate_section(summarise(record))["rows"])["Training time"] == said
+
+
+def test_images_per_second_are_those_of_all_calls(run: Path) -> None:
+    """Half of the calls may be fast: what all of them took counts."""
+    record = read_run(run)
+    onnx = record.results["deploy"]["onnx"] = {"latency_ms": {"32": {"p50": 1.0, "p95": 9.0, "mean": 4.0}}}
+    assert details.deploy_section(summarise(record))["speeds"][0]["rate"] == "8,000"
+    del onnx["latency_ms"]["32"]["mean"]  # an older run
+    assert details.deploy_section(summarise(record))["speeds"][0]["rate"] == wording.MISSING
+
+
+def test_recalls_that_are_no_shares_end_in_no_traceback(run: Path) -> None:
+    path = run / "results.json"
+    results = json.loads(path.read_text())
+    for member in results["members"]:
+        member["test"]["per_class_recall"][0] = -1e308
+    results["teacher"]["test"]["per_class_recall"][0] = -1e308
+    path.write_text(json.dumps(results))
+    assert main(["report", str(run)]) == 0

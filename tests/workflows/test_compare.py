@@ -97,6 +97,17 @@ def test_a_verdict_that_holm_takes_back_is_none(two, tmp_path, monkeypatch):
     found = sapling.compare(two)
     assert found.methods[0].verdict.outcome == "better"
     assert found.methods[0].outcome == "no difference shown"
+    assert found.pairs[0].verdict.outcome == "worse"
+    assert found.pairs[0].outcome == "no difference shown"
+
+
+def test_the_confidence_is_that_of_the_runs(two):
+    usual = sapling.compare(two)
+    found = sapling.compare([change(run, comparison__verdict__confidence=0.99) for run in two])
+    assert (usual.confidence, found.confidence) == (0.95, 0.99)
+    for narrow, wide in zip((*usual.methods, *usual.pairs), (*found.methods, *found.pairs), strict=True):
+        assert wide.verdict.confidence == 0.99
+        assert wide.verdict.high - wide.verdict.low > narrow.verdict.high - narrow.verdict.low
 
 
 def test_one_control_is_said_to_be_one(two, tmp_path):

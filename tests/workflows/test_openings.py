@@ -69,7 +69,7 @@ def test_every_look_is_counted_and_said(photos, root, fresh_cache, capsys):
     ]  # fmt: skip
     said = (
         "The test images were opened once, at the end. Two earlier runs on this machine looked at the same test "
-        "images: the more often one looks, the more easily luck looks like a gain."
+        "images (by names and labels): the more often one looks, the more easily luck looks like a gain."
     )
     assert said in (first.folder / "report.html").read_text(encoding="utf-8")
     assert said in (first.folder / "log.txt").read_text(encoding="utf-8")
@@ -146,7 +146,7 @@ def test_a_record_that_is_no_count_is_unknown(broken):
 
 
 def test_the_words_of_a_count():
-    assert looks_at_test({"this_run": 1, "before": 0}).endswith("No earlier look at them is recorded on this machine.")
+    assert looks_at_test({"this_run": 1, "before": 0}).endswith("(by names and labels) is recorded on this machine.")
     assert "One earlier run on this machine" in looks_at_test({"this_run": 1, "before": 1})
     assert "1,200 earlier runs" in looks_at_test({"this_run": 1, "before": 1200})
     assert re.search(r"opened 3 times", looks_at_test({"this_run": 3, "before": 0}))

@@ -208,11 +208,11 @@ def looks_at_test(opened: Mapping[str, Any]) -> str:
     if here > 1:
         text = f"The test images were opened {int(here):,} times, at the end: the run was broken off while it judged."
     if before < 1:
-        return f"{text} No earlier look at them is recorded on this machine."
+        return f"{text} No earlier look at this very set (by names and labels) is recorded on this machine."
     runs = f"{_NUMBERS[int(before)] if before < len(_NUMBERS) else f'{int(before):,}'} earlier run{'s' * (before > 1)}"
     return (
-        f"{text} {runs} on this machine looked at the same test images: the more often one looks, the more easily "
-        "luck looks like a gain."
+        f"{text} {runs} on this machine looked at the same test images (by names and labels): the more often one "
+        "looks, the more easily luck looks like a gain."
     )
 
 

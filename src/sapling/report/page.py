@@ -41,7 +41,7 @@ def write_report(run_folder: Path) -> Path:
     record = read_run(folder)
     try:
         content, drawings = _content(summarise(record))
-    except (ArithmeticError, RecursionError) as error:
+    except (ArithmeticError, RecursionError, ValueError) as error:
         raise RunError(
             f"results.json holds what no run writes ({type(error).__name__})",
             where=str(folder),

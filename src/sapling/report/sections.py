@@ -29,8 +29,14 @@ def headline(summary: Summary) -> dict[str, Any]:
         # The finding is set large and its figures smaller, but it stays one sentence.
         finding, colon, rest = wording.sentence(statement).partition(": ")
         text = finding + ":" if colon else finding
+        seeds = int(number(verdict.get("num_seeds")) or 0)
+        badge = "verdict" if text.lower().startswith(outcome) else wording.clean(outcome)
+        if seeds == 1:  # two networks were compared, no method was judged
+            badge, symbol = "one seed: these two students only", "level"
+        elif symbol != "level" and 1 < seeds < ADVISED_SEEDS:
+            badge = f"{badge}, preliminary"
         return {
-            "badge": "verdict" if text.lower().startswith(outcome) else wording.clean(outcome),
+            "badge": badge,
             "symbol": symbol,
             "text": text,
             "rest": rest,

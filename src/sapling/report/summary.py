@@ -268,7 +268,7 @@ def _measured(member: dict[str, Any], metric: str) -> float | None:
         return number(block(member, "fidelity").get(metric))
     content = block(member, "test")
     if metric == "worst_class_recall":
-        return min(numbers(content.get("per_class_recall")), default=None)
+        return min((v for v in numbers(content.get("per_class_recall")) if 0 <= v <= 1), default=None)
     return number(content.get(metric))
 
 
@@ -310,7 +310,8 @@ def _recall(member: dict[str, Any], num_classes: int) -> Floats | None:
     content = block(member, "test")
     values = listing(content, "per_class_recall") or listing(content, "per_label_ap")
     if len(values) == num_classes:
-        return np.array([np.nan if number(v) is None else float(v) for v in values])
+        known = [number(v) for v in values]
+        return np.array([v if v is not None and 0 <= v <= 1 else np.nan for v in known])
     counts = _confusion(member, num_classes)
     if counts is None:
         return None

@@ -86,8 +86,8 @@ def signed(value: float | None, digits: int = 1, factor: float = 100.0) -> str:
 
 
 def between(low: float | None, high: float | None, digits: int = 1, factor: float = 100.0) -> str:
-    """``+0.9 to +3.3``."""
-    if low is None or high is None:
+    """``+0.9 to +3.3``; nothing where both are one: that no draw differs proves no certainty."""
+    if low is None or high is None or low == high:
         return ""
     return f"{signed(low, digits, factor)} to {signed(high, digits, factor)}"
 
