@@ -15,7 +15,7 @@ from sapling.report.details import looks_at_test
 from sapling.report.diagnosis import terminal_lines
 from sapling.tables import print_result
 from sapling.workflows.openings import caution
-from sapling.workflows.remedies import remedy_for
+from sapling.workflows.remedies import Remedy, remedy_for
 from tests.conftest import SMALL_RUN, write_images
 from tests.evaluation.test_diagnosis import HEALTHY
 
@@ -110,18 +110,35 @@ def test_the_caution_offers_what_is_fresh(photos, tmp_path):
     data = load_data(photos, img_size=16)
     opened = {"this_run": 1, "before": 1}
     config = build({"data": {"source": str(photos), "split_seed": 3}})
-    text = caution(opened, data, config)
-    assert "after this run and another run; --set data.split_seed=4 draws others" in text
-    assert caution(opened | {"before": 0}, data, config) == ""
-    assert caution(opened | {"before": None}, data, config) == ""
+    here, remedy = {"origin": "trained here"}, Remedy("", keeps_teacher=False)
+    text = caution(opened, data, config, here, remedy)
+    assert "after this run and another run; --set data.split_seed=4 draws others." in text
+    assert caution(opened | {"before": 0}, data, config, here, remedy) == ""
+    assert caution(opened | {"before": None}, data, config, here, remedy) == ""
     for part in ("train", "test"):
         write_images(tmp_path / part, per_class=8, seed=1)
     given = load_data(tmp_path, img_size=16)
     assert {item.split for item in given.source.items} == {"train", "test"}
     fresh = "a claim needs fresh test images, or at least 5 fresh seeds"
-    assert fresh in caution(opened, given, config)
+    assert fresh in caution(opened, given, config, here, remedy)
     kept = build({"data": {"source": str(photos), "split_file": "split.csv"}})
-    assert fresh in caution(opened, data, kept)
+    assert fresh in caution(opened, data, kept, here, remedy)
+
+
+def test_another_split_comes_with_another_teacher(photos, tmp_path):
+    """A proposed command that carries a trained teacher must not be sent to a split on whose test it was trained."""
+    data, opened, again = load_data(photos, img_size=16), {"this_run": 1, "before": 1}, Remedy("")
+    config = build({"data": {"source": str(photos)}, "teacher": {"model": "cnn4", "epochs": 8}, "student": "cnn3"})
+    anew = "this teacher was trained on some of them, so train it anew: --teacher cnn4 --teacher-epochs 8 in place of"
+    assert anew in caution(opened, data, config, {"origin": "trained here"}, again)
+    (tmp_path / "x").mkdir()
+    config = build({"data": {"source": str(photos)}, "teacher": str(tmp_path / "x"), "student": "cnn3"})
+    known = {"origin": "given", "trained_on": [{"seen": {"val": 0, "test": 0}}]}
+    assert "train it anew: --teacher cnn4 in place of" in caution(opened, data, config, known, again)
+    unknown = caution(opened, data, config, {"origin": "given"}, again)
+    assert "draws others, which must not be training images of the teacher." in unknown
+    opened["before"] = 0
+    assert caution(opened, data, config, known, again) == ""
 
 
 def test_more_seeds_are_other_seeds():

@@ -122,14 +122,21 @@ class Checked:
             raise refusal(self.source, self.leaks.found)
 
 
-def refusal(source: Source, found: Sequence[Leak]) -> DataError:
-    """The error that stops a run on data that leaks."""
+def refusal(source: Source, found: Sequence[Leak], *, by_data: bool = True) -> DataError:
+    """The error that stops a run on what leaks.
+
+    Args:
+        source: the images.
+        found: what leaks.
+        by_data: whether a look at the data shows it, and another split of them mends it.
+    """
     what = "what is tested was seen in training, so every figure would be too good:"
     for leak in found:
         what += f"\n  - {leak.text}" + "".join(f"\n      {example}" for example in leak.examples[:_SHOWN])
-    remedies = dict.fromkeys(leak.remedy for leak in found)
+    remedies = list(dict.fromkeys(leak.remedy for leak in found))
     look = f"sapling inspect {quote(source.location)}{source.options} shows it all and writes a split without it"
-    return DataError(what, where=source.location, remedy="\n  or:      ".join([*remedies, look, _ON]))
+    remedies = [*remedies, *([look] if by_data else []), _ON]
+    return DataError(what, where=source.location, remedy="\n  or:      ".join(remedies))
 
 
 def check_leaks(

@@ -94,6 +94,7 @@ def _content(summary: Summary) -> tuple[dict[str, Any], list[Drawing]]:
         "facts": sections.key_facts(summary),
         "columns": summary.columns,
         "rows": metric_rows(summary),
+        "measured_on": sections.measured_on(summary),
         "comparison": summary.is_comparison,
         "several_seeds": len(summary.seeds) > 1,
         "confidence": f"{100 * (number(summary.verdict.get('confidence')) or 0.95):.0f}",

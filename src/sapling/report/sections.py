@@ -81,6 +81,14 @@ def warnings_of(summary: Summary) -> list[str]:
     return found
 
 
+def measured_on(summary: Summary) -> str:
+    """What the figures were measured on: never more than the run's warnings admit."""
+    leaks = any(str(w).startswith("Leak") for w in listing(summary.results, "warnings"))
+    if leaks or listing(summary.record.data, "leaks", "found"):
+        return "Measured on test images, though this run was told to go on with a leak: see the warnings above."
+    return "Measured on test images that nothing was trained or chosen on."
+
+
 def key_facts(summary: Summary) -> list[dict[str, str]]:
     """Three or four figures for someone who reads no further."""
     facts = []

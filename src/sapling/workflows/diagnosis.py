@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -138,7 +138,7 @@ def diagnosis(
     *,
     num_classes: int,
     multi_label: bool,
-    caution: str = "",
+    caution: Callable[[Remedy], str] = lambda remedy: "",
 ) -> dict[str, Any]:
     """``results.json["diagnosis"]``: what was measured, and, where the verdict is not *better*, causes and next runs.
 
@@ -151,7 +151,7 @@ def diagnosis(
         verdict: of the run.
         num_classes: K.
         multi_label: whether an image may have several labels.
-        caution: what stands beside every proposed run.
+        caution: what stands beside a proposed run; empty for nothing.
     """
     control = [r for r in records if r["arm"] == "control"]
     taught = [r for r in records if r["arm"] != "control"]
@@ -205,14 +205,14 @@ def acceptance_of(run: Run) -> dict[str, Any] | None:
     return None if chosen is None else {**chosen, "detail": " ".join(chosen.get("problems", [])).rstrip(".")}
 
 
-def _entry(finding: Finding | None, remedy: Remedy, run: Run, caution: str) -> dict[str, Any]:
+def _entry(finding: Finding | None, remedy: Remedy, run: Run, caution: Callable[[Remedy], str]) -> dict[str, Any]:
     try:
         command = next_command(remedy, run.config, run.folder, finding.name.replace("_", "-") if finding else "next")
     except SaplingError:  # a method of one's own may lack the setting
         command = None
     found = {k: getattr(finding, k) for k in ("name", "level", "title", "measured", "why")} if finding else {}
     # what only looks at the data opens no test split
-    text = f"{remedy.text} {caution}" if caution and remedy.command is None else remedy.text
+    text = remedy.text if remedy.command is not None else f"{remedy.text} {caution(remedy)}".rstrip()
     return {**found, "remedy": text, "changes": dict(remedy.changes), "command": command}
 
 

@@ -313,7 +313,7 @@ def _judge(
         results["comparison"]["verdict"],
         num_classes=data.num_classes,
         multi_label=data.multi_label,
-        caution=caution(opened, data, config),
+        caution=partial(caution, opened, data, config, teacher.card),
     )
     ship_member(run, shipped["member"])
     results["deploy"] = deploy(run, data, results)

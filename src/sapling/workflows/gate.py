@@ -33,6 +33,7 @@ from sapling.workflows.conflicts import mixed_by
 from sapling.workflows.networks import hears_logits, is_given, needs_of, parts_of, without_gain
 from sapling.workflows.passes import Machine, logits_of
 from sapling.workflows.scores import shown
+from sapling.workflows.teacher_split import leak_notes
 
 NUM_TRAIN_IMAGES = 2000
 UNCHECKED = Check("preprocessing", True, "not looked at: that check needs one class per image")
@@ -186,7 +187,7 @@ def warnings_about(card: Mapping[str, Any], config: RunConfig | None = None, spe
         config: of the run.
         spec: of its views.
     """
-    found = []
+    found = leak_notes(card)
     gate = card["gate"]
     if gate["overridden"]:
         failed = ", ".join(c["name"] for c in gate["checks"] if not c["passed"])

@@ -70,15 +70,19 @@ def _without_none(method: Mapping[str, Any], parts: Collection[str]) -> dict[str
 
 def command_of(config: RunConfig, task: str = "distill") -> str:
     """The command line that makes a run with these settings."""
+    source = config.data.source
+    words = ["--set", _assignment("data.source", source)] if source.startswith("-") else [source]
+    return shlex.join(["sapling", task, *words, *flags_of(config)])
+
+
+def flags_of(config: RunConfig, block: str = "") -> list[str]:
+    """What a command says of these settings, but for the data; of one ``block`` alone, such as ``teacher.``."""
     settings = _flat(config)
     defaults = _flat(RunConfig.model_validate({"data": {"source": "x"}}))
-    words = ["sapling", task]
-    source = settings.pop("data.source")
-    if source.startswith("-"):
-        words += ["--set", _assignment("data.source", source)]
-    else:
-        words.append(source)
+    del settings["data.source"]
+    words: list[str] = []
     said = [k for k in settings if k in ALWAYS or k not in defaults or settings[k] != defaults[k]]
+    said = [k for k in said if k.startswith(block)]
     order = [*FLAGS, *SWITCHES]
     # what the run is first, then what was changed; the folder stands last
     said.sort(key=lambda k: (k == "output.folder", k not in ALWAYS, order.index(k) if k in order else len(order)))
@@ -92,7 +96,7 @@ def command_of(config: RunConfig, task: str = "distill") -> str:
             words += [FLAGS[key], str(value)]
         else:
             words += ["--set", _assignment(key, value)]
-    return shlex.join(words)
+    return words
 
 
 def _flat(config: RunConfig) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import shlex
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sapling.config import RunConfig
@@ -10,6 +11,7 @@ from sapling.data.loader import Dataset
 from sapling.data.openings import Opening, fingerprint_of_test, record_opening
 from sapling.record import Run, now
 from sapling.report.details import looks_at_test
+from sapling.workflows.remedies import Remedy, teacher_anew
 
 
 def open_test(run: Run, data: Dataset, seeds: Sequence[int]) -> dict[str, Any]:
@@ -29,17 +31,35 @@ def open_test(run: Run, data: Dataset, seeds: Sequence[int]) -> dict[str, Any]:
     return opened
 
 
-def caution(opened: dict[str, Any], data: Dataset, config: RunConfig) -> str:
-    """What stands beside a proposed run where the same test images were looked at before; else empty."""
+def caution(
+    opened: Mapping[str, Any], data: Dataset, config: RunConfig, card: Mapping[str, Any], remedy: Remedy
+) -> str:
+    """What stands beside a proposed run where the same test images were looked at before; else empty.
+
+    Args:
+        opened: of this run, see :func:`open_test`.
+        data: of this run.
+        config: of this run.
+        card: of its teacher.
+        remedy: what is proposed.
+    """
     before = opened["before"]
     if not before:
         return ""
     others = "another run" if before == 1 else f"{before} other runs"
     # what came with the data stays the test, whatever the seed of the split is
     is_cut = config.data.split_file is None and all(item.split in (None, "train") for item in data.source.items)
-    fresh = (
-        f"--set data.split_seed={config.data.split_seed + 1} draws others"
-        if is_cut
-        else "a claim needs fresh test images, or at least 5 fresh seeds"
-    )
+    fresh = "a claim needs fresh test images, or at least 5 fresh seeds"
+    if is_cut:
+        fresh = f"--set data.split_seed={config.data.split_seed + 1} draws others{_with_teacher(config, card, remedy)}"
     return f"Caution: it looks at the same test images again, after this run and {others}; {fresh}."
+
+
+def _with_teacher(config: RunConfig, card: Mapping[str, Any], remedy: Remedy) -> str:
+    """What another split asks of the teacher: one that is trained already may know the images that are drawn."""
+    if not remedy.keeps_teacher:
+        return ""
+    if card.get("origin") == "given" and not card.get("trained_on"):
+        return ", which must not be training images of the teacher"
+    anew = shlex.join(teacher_anew(config))
+    return f"; this teacher was trained on some of them, so train it anew: {anew} in place of the --teacher proposed"

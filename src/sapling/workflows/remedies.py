@@ -16,7 +16,7 @@ from sapling.evaluation.measured import Measured
 from sapling.methods.combination import split_name
 from sapling.models.sizes import check_size
 from sapling.workflows.networks import OF_TRAINING, TRAINED_HERE, is_given
-from sapling.workflows.next_run import changed, command_of
+from sapling.workflows.next_run import changed, command_of, flags_of
 from sapling.workflows.passes import AUTO_STEPS, MAX_EPOCHS, MIN_EPOCHS
 
 LARGER = {
@@ -86,6 +86,13 @@ def next_command(remedy: Remedy, config: RunConfig, folder: Path, suffix: str) -
     if config.output.folder is not None:
         changes["output.folder"] = f"{config.output.folder.rstrip('/')}-{suffix}"
     return command_of(changed(config, changes))
+
+
+def teacher_anew(config: RunConfig) -> list[str]:
+    """The flags that train a teacher: that of this run, or one in place of a network that was given."""
+    if is_given(config.teacher.model):
+        config = changed(config, {**_no_given_teacher(), "teacher.model": _new_teacher(config)})
+    return flags_of(config, "teacher.")
 
 
 def _labels(m: Measured, config: RunConfig) -> Remedy:

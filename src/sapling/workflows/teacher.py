@@ -38,6 +38,7 @@ from sapling.workflows.networks import is_given, load_given, parts_of, provenanc
 from sapling.workflows.passes import Machine, load_trained, measure_test
 from sapling.workflows.scores import shown
 from sapling.workflows.several import keep_folds, teacher_names, train_teacher
+from sapling.workflows.teacher_split import check_teacher_splits, keep_split, split_of
 
 Folds = NDArray[np.int64]
 
@@ -106,6 +107,7 @@ def get_teacher(run: Run, data: Dataset, machine: Machine, screen: Screen) -> Ch
     """Train or load the teacher of the settings, check it, record it.
 
     Raises:
+        DataError: it was trained on validation or test images of this run, and ``data.allow_leaks`` is not set.
         GateError: it (or one of several) did not pass and ``teacher.accept_weak`` is not set.
     """
     settings, folder = run.config.teacher, run.path("teacher")
@@ -113,6 +115,8 @@ def get_teacher(run: Run, data: Dataset, machine: Machine, screen: Screen) -> Ch
     if (folder / "card.json").exists():
         return _kept(run, data, symmetries)
     given, parts = is_given(settings.model), parts_of(settings.model)
+    splits = [split_of(part, data) for part in parts] if given else []
+    trained_on = check_teacher_splits(splits, data, run.config)
     names = teacher_names(len(parts) if given else settings.num_teachers)
     folds = keep_folds(run, data, names, given=given)
     members: list[LoadedModel] = []
@@ -137,6 +141,8 @@ def get_teacher(run: Run, data: Dataset, machine: Machine, screen: Screen) -> Ch
             preprocess=loaded.preprocess,
             multi_label=data.multi_label,
         )
+        if given:
+            keep_split(home, splits[k])
         members.append(load_model(home))
         judged[name] = judgement
         card = _card(loaded, home, judgement, seconds)
@@ -159,7 +165,7 @@ def get_teacher(run: Run, data: Dataset, machine: Machine, screen: Screen) -> Ch
                 "data": data.store.fingerprint,
                 "sha256": hashlib.sha256((folder / FOLDS_FILE).read_bytes()).hexdigest(),
             }
-    card = {"model": settings.model, "folder": "teacher", **whole}
+    card = {"model": settings.model, "folder": "teacher", **whole, **({"trained_on": trained_on} if trained_on else {})}
     write_json(folder / "card.json", card)
     for warning in warnings_about(card, run.config, data.spec):
         run.log(f"teacher: {warning}")
