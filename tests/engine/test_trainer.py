@@ -152,7 +152,7 @@ def test_resume_restores_the_threads(data, make_member, settings, tmp_path):
 
 def test_nan_stops_with_term_epoch_and_remedy(data, make_member, teacher, settings, tmp_path):
     path = tmp_path / "c.safetensors"
-    with pytest.raises(TrainingError, match=r"^training diverged: term 'ce' of member 'm' became nan in epoch 2, batch 2"):
+    with pytest.raises(TrainingError, match=r"^training diverged: .*'ce' of member 'm' became nan in epoch 2, batch 2"):
         images = data.images
 
         def report(rows):

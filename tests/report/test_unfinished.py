@@ -117,7 +117,7 @@ def test_hostile_text_stays_text_and_short(run: Path) -> None:
 
 @pytest.mark.parametrize("fault", ["large", "link", "broken", "deep"])
 def test_a_file_that_no_run_writes_is_named(run: Path, fault: str) -> None:
-    text = {"large": " " * (2**20 + 1), "broken": "{", "deep": "[" * 100_000}
+    text = {"large": "{}" + " " * 2**20, "broken": "{", "deep": "[" * 100_000}
     if fault == "link":
         (run / "stopped.json").symlink_to("data.json")
     else:
