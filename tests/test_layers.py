@@ -29,6 +29,7 @@ ALLOWED: dict[str, set[str]] = {
     "assignments": {"errors"},
     "config_history": set(),
     "config": {"errors", "config_errors", "config_history", "assignments", "bands", "methods", "data", "trackers"},
+    "command": set(),
     "record": {"errors", "config"},
     "report": {"errors", "record"},
     "losses": BASE,

@@ -118,11 +118,3 @@ def test_damaged_files_are_named(tmp_path):
         record.read_json(tmp_path / "results.json")
     with pytest.raises(UsageError, match="no run is here"):
         record.load_run_config(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("program", "shown"), [("/x/sapling/__main__.py", "sapling"), ("/x/bin/sapling", "sapling"), ("mine.py", "mine.py")]
-)
-def test_the_command_is_one_that_can_be_typed(monkeypatch, program, shown):
-    monkeypatch.setattr("sys.argv", [program, "distill", "my photos"])
-    assert record.command_line() == f"{shown} distill 'my photos'"

@@ -14,6 +14,7 @@ from sapling import cli_cache
 from sapling.cli_compare import compare
 from sapling.cli_data import inspect
 from sapling.cli_train import demo, distill, train
+from sapling.command import typed
 from sapling.errors import SaplingError, UsageError
 from sapling.screen import Screen
 
@@ -125,16 +126,16 @@ def export(
 @app.command()
 def report(runs: Annotated[list[str], typer.Argument(help="Run folders.")]) -> None:
     """Write report.html of runs again. Exit code 1 where a run is not finished: its page shows how far it came."""
-    from sapling.report.details import unfinished
     from sapling.report.folder import read_run
     from sapling.report.page import write_report
+    from sapling.report.unfinished import unfinished
 
     waiting = False
     for run in runs:
         typer.echo(str(write_report(Path(run))))
-        if text := unfinished(read_run(Path(run))):
+        if state := unfinished(read_run(Path(run))):
             waiting = True
-            typer.echo(text, err=True)
+            typer.echo(state, err=True)
     if waiting:
         raise typer.Exit(1)
 
@@ -174,8 +175,10 @@ def datasets(as_json: AsJson = False) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code: 0 good, 1 failed, 2 wrong call."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        code = app(args=None if arguments is None else list(arguments), standalone_mode=False)
+        with typed(given):
+            code = app(args=given, standalone_mode=False)
     except SaplingError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

@@ -8,9 +8,7 @@ import itertools
 import json
 import os
 import platform
-import shlex
 import shutil
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -21,12 +19,15 @@ from typing import IO, Any
 import yaml
 
 from sapling.config import RunConfig, save
-from sapling.errors import RunError, UsageError
+from sapling.errors import RunError, SaplingError, UsageError
 
 FORMAT = 1
 COMPACT_ABOVE = 1_000_000
 SPLIT_FILE = "split.csv"
-FIRST_FILES = {"config.yaml", "environment.json", "data.json", "machine.json", "log.txt", SPLIT_FILE}
+STOPPED_FILE = "stopped.json"
+INTERRUPTED = "interrupted"
+MOST_LETTERS = 4000  # of one text in stopped.json
+FIRST_FILES = {"config.yaml", "environment.json", "data.json", "machine.json", "log.txt", SPLIT_FILE, STOPPED_FILE}
 LIBRARIES = ("torch", "torchvision", "timm", "numpy", "pillow", "onnxruntime")
 
 
@@ -114,6 +115,7 @@ class Run:
         self._take_lock()
         try:
             self._check_config()
+            self.path(STOPPED_FILE).unlink(missing_ok=True)
         except BaseException:
             self.__exit__()
             raise
@@ -125,13 +127,14 @@ class Run:
         error: BaseException | None = None,
         trace: TracebackType | None = None,
     ) -> None:
+        # the call was wrong before anything was done: leave no folder behind
+        goes = self._is_new and isinstance(error, UsageError) and self._is_untouched()
+        if error is not None and not goes:
+            self._keep_stop(error)
         if self._lock:
             self._lock.close()
             self._lock = None
-        if not self._is_new or not isinstance(error, UsageError):
-            return
-        # the call was wrong before anything was done: leave no folder behind
-        if self._is_untouched():
+        if goes:
             shutil.rmtree(self.folder)
 
     @property
@@ -168,6 +171,18 @@ class Run:
         """Add a line to ``log.txt`` and show it."""
         self.note(line)
         self.say(line)
+
+    def _keep_stop(self, error: BaseException) -> None:
+        """Say in ``log.txt`` and ``stopped.json`` what ended the run; where that fails, ``error`` itself goes on."""
+        stop = _stop_of(error)
+        texts = {"": stop["what"], "where: ": stop["where"], "allowed: ": stop["allowed"], "try: ": stop["remedy"]}
+        with contextlib.suppress(Exception):  # a full disk, for example
+            for name, text in texts.items():
+                if text:
+                    self.note(f"stopped: {name}{' '.join(text.split())}")
+        with contextlib.suppress(Exception):
+            if not self.is_finished:
+                write_json(self.path(STOPPED_FILE), stop)
 
     def add_metrics(self, rows: list[dict[str, Any]]) -> None:
         """Append lines to ``metrics.jsonl``."""
@@ -238,6 +253,20 @@ class Run:
     def _is_untouched(self) -> bool:
         """Whether nothing was trained here: such a folder belongs to nobody."""
         return {p.name for p in self.folder.iterdir() if not p.name.startswith(".")} <= FIRST_FILES
+
+
+def _stop_of(error: BaseException) -> dict[str, str]:
+    """What ``stopped.json`` says of an error: its kind and its parts, all of them text."""
+    what, where, allowed, remedy = str(error) or type(error).__name__, "", "", ""
+    kind = type(error).__name__
+    if isinstance(error, SaplingError):
+        what, where, allowed, remedy = error.what, error.where or "", error.allowed or "", error.remedy or ""
+    elif isinstance(error, KeyboardInterrupt | SystemExit):
+        kind = what = INTERRUPTED
+    elif isinstance(error, OSError):
+        what, where = error.strerror or what, str(error.filename or "")
+    parts = {"what": what, "where": where, "allowed": allowed, "remedy": remedy}
+    return {"kind": kind, **{k: str(v)[:MOST_LETTERS] for k, v in parts.items()}, "at": now()}
 
 
 def refuse_foreign_folder(folder: Path) -> None:
@@ -316,9 +345,3 @@ def load_run_config(folder: str | Path) -> dict[str, Any]:
 def now() -> str:
     """The time as ISO text, in UTC."""
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-
-
-def command_line() -> str:
-    """The command that started this process, for the report."""
-    program = Path(sys.argv[0]).name
-    return shlex.join(["sapling" if program == "__main__.py" else program, *sys.argv[1:]])

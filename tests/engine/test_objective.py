@@ -42,6 +42,8 @@ def test_not_finite_names_term_epoch_and_remedy(value):
     with pytest.raises(TrainingError) as caught:
         check_finite({"ce": 1.0, "kd": value}, member="kd-s0", step=Step(epoch=4), batch=6)
     text = str(caught.value)
+    assert text.startswith("training diverged: term 'kd'")
+    assert "need another --output" in text
     assert "'kd'" in text
     assert "'kd-s0'" in text
     assert "epoch 5, batch 7" in text
@@ -53,7 +55,9 @@ def test_the_term_furthest_above_its_usual_weight_is_named():
     usual = {"ce": 0.1, "kd": 0.9, "at": 1000.0, "own": 0.0}
     assert heavy_term(usual, usual) is None
     assert heavy_term({"ce": 50.0, "kd": 9.0, "at": 10_000.0, "own": 5.0}, usual) is None
-    assert "of 'at': it is 90000, by itself 1000 (" in heavy_term({"ce": 1.0, "kd": 20.0, "at": 90_000.0}, usual)
+    advice = heavy_term({"ce": 1.0, "kd": 20.0, "at": 90_000.0}, usual)
+    assert "of 'at': it is 90000, by itself 1000 (" in advice
+    assert advice.endswith("; other settings need another --output")
     with pytest.raises(TrainingError) as caught:
         check_finite({"ce": math.nan}, member="m", step=Step(), batch=0, heavy="lower it")
     assert caught.value.remedy == "lower it"

@@ -10,10 +10,12 @@ from torch import Tensor
 from sapling.errors import MethodError, TrainingError
 from sapling.types import Step
 
+DIVERGED = "training diverged"
+ANEW = "; other settings need another --output"
 REMEDIES = {
-    "ce": "lower the learning rate (--lr), or check the labels and images",
-    "bce": "lower the learning rate (--lr), or check the labels and images",
-    "": "lower the weight of this term or the learning rate (--lr), or use --amp fp32",
+    "ce": f"lower the learning rate (--lr), or check the labels and images{ANEW}",
+    "bce": f"lower the learning rate (--lr), or check the labels and images{ANEW}",
+    "": f"lower the weight of this term or the learning rate (--lr), or use --amp fp32{ANEW}",
 }
 TOO_HEAVY = 10.0  # times its usual weight: then the weight is named before the learning rate
 
@@ -26,7 +28,7 @@ def heavy_term(weights: Mapping[str, float], usual: Mapping[str, float]) -> str 
         return None
     return (
         f"lower the weight of {name!r}: it is {weights[name]:g}, by itself {usual[name]:g} "
-        f"(--set method.weights.{name}={usual[name]:g}); only then lower the learning rate (--lr)"
+        f"(--set method.weights.{name}={usual[name]:g}); only then lower the learning rate (--lr){ANEW}"
     )
 
 
@@ -71,7 +73,8 @@ def check_finite(values: Mapping[str, float], *, member: str, step: Step, batch:
     for name, value in values.items():
         if not math.isfinite(value):
             raise TrainingError(
-                f"term {name!r} of member {member!r} became {value} in epoch {step.epoch + 1}, batch {batch + 1}",
+                f"{DIVERGED}: term {name!r} of member {member!r} became {value} in epoch {step.epoch + 1}, "
+                f"batch {batch + 1}",
                 where=f"phase {step.phase}",
                 remedy=heavy or REMEDIES.get(name, REMEDIES[""]),
             )

@@ -13,7 +13,7 @@ from torch import nn
 
 from sapling.engine.averaging import Average
 from sapling.engine.checkpoint import load_checkpoint, save_checkpoint
-from sapling.engine.objective import check_finite, weighted_sum
+from sapling.engine.objective import ANEW, DIVERGED, check_finite, weighted_sum
 from sapling.engine.optim import OptimSettings, learning_rate, make_optimizer
 from sapling.engine.plan import Stretch
 from sapling.engine.prefetch import ahead
@@ -147,7 +147,7 @@ def _check_state(method: Method, phase: Phase, epoch: int) -> None:
     for name, value in method.state_dict().items():
         if value.is_floating_point() and not bool(torch.isfinite(value).all()):
             raise TrainingError(
-                f"{name} of method {method.name!r} is no longer finite after epoch {epoch + 1}: training diverged",
+                f"{DIVERGED}: {name} of method {method.name!r} is no longer finite after epoch {epoch + 1}",
                 where=f"phase {phase.name}",
-                remedy="lower its learning rate (--set method.phase1_lr=1e-4), or use --amp fp32",
+                remedy=f"lower its learning rate (--set method.phase1_lr=1e-4), or use --amp fp32{ANEW}",
             )

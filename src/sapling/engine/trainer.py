@@ -21,7 +21,7 @@ from torch import Tensor
 from sapling.engine.averaging import Average
 from sapling.engine.checkpoint import load_checkpoint, save_checkpoint
 from sapling.engine.gradients import TOTAL, is_due, stride, term_norms, total_norm
-from sapling.engine.objective import check_finite, heavy_term, weighted_sum
+from sapling.engine.objective import ANEW, DIVERGED, check_finite, heavy_term, weighted_sum
 from sapling.engine.optim import OptimSettings, learning_rate, make_optimizer
 from sapling.engine.plan import Stretch, stretches
 from sapling.engine.prefetch import ahead
@@ -200,9 +200,9 @@ def check_state(member: Member, epoch: int) -> None:
     for name, value in member.student.state_dict().items():
         if value.is_floating_point() and not bool(torch.isfinite(value).all()):
             raise TrainingError(
-                f"{name} of member {member.name!r} is no longer finite after epoch {epoch + 1}: training diverged",
+                f"{DIVERGED}: {name} of member {member.name!r} is no longer finite after epoch {epoch + 1}",
                 remedy=heavy_term(member.active, member.method.usual_weights)
-                or "lower the learning rate (--lr), or use --amp fp32",
+                or f"lower the learning rate (--lr), or use --amp fp32{ANEW}",
             )
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 import shlex
-import unicodedata
 from collections.abc import Mapping
 from typing import Any
 
 from sapling.report import wording
-from sapling.report.folder import RunRecord, block, inner, listing, number
+from sapling.report.folder import RunRecord, block, command_of, inner, listing, number
 from sapling.report.summary import ClassTable, Summary
+from sapling.report.unfinished import given_path, task_of
 
 NEARLY_EQUAL = 1.15  # largest to smallest class: below it a ratio says nothing
 _SETTINGS = {
@@ -235,7 +235,7 @@ def environment_rows(record: RunRecord) -> list[tuple[str, str]]:
 
 def commands(summary: Summary) -> list[dict[str, str]]:
     """What to type to use the student and to repeat the run."""
-    run, task = given_path(summary.record), _task(summary.record)
+    run, task = given_path(summary.record), task_of(summary.record)
     quoted = shlex.quote(run)
     found = []
     if block(summary.results, "deploy", "onnx"):
@@ -243,37 +243,14 @@ def commands(summary: Summary) -> list[dict[str, str]]:
     if block(summary.results, "shipped"):
         load = f'import sapling.models, timm\nmodel = timm.create_model("local-dir:{run}/student", pretrained=True)'
         found.append(("Load it in Python (without pretrained=True the weights are random)", load))
-    # A run that was resumed knows only the command that ended it.
-    if summary.results.get("command") and "--resume" not in str(summary.results["command"]):
-        found.append(("The command that made this run", wording.clean(summary.results["command"])))
+    if made := command_of(summary.results):
+        found.append(("The command that made this run", made))
     if summary.record.config:
         again = shlex.quote(f"{run}-again" if summary.record.folder.name.strip(".") else "again")
         again = f"sapling {task} --config settings.yaml --output {again}"
-        if not summary.results:
-            found.append(("Go on with it", f"sapling {task} --resume {quoted}"))
         found.append(("Repeat it: save the settings file below as settings.yaml, then", again))
     found.append(("Make this page again", f"sapling report {quoted}"))
     return [{"what": what, "command": command} for what, command in found]
-
-
-def given_path(record: RunRecord) -> str:
-    """The run folder as it was given: with it commands work in the folder where the page was made."""
-    return "".join(c for c in str(record.folder) if unicodedata.category(c)[0] != "C")
-
-
-def unfinished(record: RunRecord) -> str:
-    """What to know of a run without results, and how to go on with it; empty for a finished one."""
-    if record.results:
-        return ""
-    text = "This run is not finished: it has no results yet, and the page shows how far it came. "
-    if not record.config:
-        return text + "It cannot go on without its config.yaml: repeat the command that made it."
-    return text + f"To go on with it: sapling {_task(record)} --resume {shlex.quote(given_path(record))}"
-
-
-def _task(record: RunRecord) -> str:
-    stamp = re.search(r"(?m)^fingerprint: train:", record.config)
-    return "train" if stamp or record.results.get("task") == "train" else "distill"
 
 
 def config_text(record: RunRecord) -> str:

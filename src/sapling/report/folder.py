@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from sapling.errors import RunError, UsageError
-from sapling.report.confined import MAX_SETTINGS, is_deep, read_confined
+from sapling.record import STOPPED_FILE
+from sapling.report import wording
+from sapling.report.confined import MAX_JSON, MAX_SETTINGS, is_deep, read_confined
 
 
 @dataclass(slots=True)
@@ -29,6 +31,8 @@ class RunRecord:
         config: text of ``config.yaml``, or empty.
         teacher: ``teacher/card.json``, or empty: an unfinished run has it too.
         gallery: ``gallery.json``, the test images to show, or empty: older runs have none.
+        last: the last entry of ``metrics.jsonl``, of a first phase too; of an unfinished run.
+        stopped: ``stopped.json``, what ended an unfinished run, or empty.
         missing: what is not there, in plain words.
     """
 
@@ -40,6 +44,8 @@ class RunRecord:
     config: str = ""
     teacher: dict[str, Any] = field(default_factory=dict)
     gallery: dict[str, Any] = field(default_factory=dict)
+    last: dict[str, Any] = field(default_factory=dict)
+    stopped: dict[str, Any] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
 
 
@@ -53,13 +59,17 @@ def read_run(folder: Path) -> RunRecord:
     if not folder.is_dir():
         raise UsageError(f"no run folder {str(folder)!r}", where=str(folder), remedy="sapling report runs/NAME")
     record = RunRecord(folder)
-    record.results = _read_json(folder, "results.json")
-    record.data = _read_json(folder, "data.json")
-    record.environment = _read_json(folder, "environment.json")
-    record.teacher = _read_json(folder, "teacher", "card.json")
-    record.gallery = _read_json(folder, "gallery.json")
+    record.results = read_content(folder, "results.json")
+    record.data = read_content(folder, "data.json")
+    record.environment = read_content(folder, "environment.json")
+    record.teacher = read_content(folder, "teacher", "card.json")
+    record.gallery = read_content(folder, "gallery.json")
     # What a method learns before there are students has another loss and other epochs: no curve beside theirs.
-    record.history = [e for e in read_lines(folder / "metrics.jsonl") if not str(e.get("pass")).startswith("phase-")]
+    rows = read_lines(folder / "metrics.jsonl")
+    record.history = [e for e in rows if not str(e.get("pass")).startswith("phase-")]
+    if not record.results:
+        record.last = rows[-1] if rows else {}
+        record.stopped = read_content(folder, STOPPED_FILE, limit=MAX_SETTINGS)
     config = read_confined(folder, "config.yaml", limit=MAX_SETTINGS) or b""
     record.config = config.decode(errors="replace").replace("\r\n", "\n")
     parts = {
@@ -80,8 +90,13 @@ def read_run(folder: Path) -> RunRecord:
     return record
 
 
-def _read_json(folder: Path, *names: str) -> dict[str, Any]:
-    text = read_confined(folder, *names)
+def read_content(folder: Path, *names: str, limit: int = MAX_JSON) -> dict[str, Any]:
+    """The mapping in a JSON file of a run folder; empty where there is none.
+
+    Raises:
+        RunError: the file is damaged, larger than ``limit`` bytes, or reached by a link.
+    """
+    text = read_confined(folder, *names, limit=limit)
     if text is None:
         return {}
     try:
@@ -111,6 +126,14 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
         if isinstance(entry, dict) and not is_deep(entry) and number(entry.get("epoch")) is not None:
             found[(str(entry.get("pass")), str(entry.get("member")), int(entry["epoch"]))] = entry
     return list(found.values())
+
+
+def command_of(results: Mapping[str, Any]) -> str:
+    """The command that makes the run, or nothing: a script of Python has none, and older runs name the script; a
+    resumed run knows only the command that ended it.
+    """
+    text = wording.clean(results.get("command") or "")
+    return text if text.startswith("sapling ") and "--resume" not in text else ""
 
 
 def number(value: Any) -> float | None:

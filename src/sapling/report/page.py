@@ -21,6 +21,7 @@ from sapling.report.phases import phase_section
 from sapling.report.roc import roc_section
 from sapling.report.summary import Summary, class_table, confusion_changes, metric_rows, summarise
 from sapling.report.svg import Drawing
+from sapling.report.unfinished import unfinished
 
 OPEN_CLASSES = 12  # up to here the table of classes is shown open
 
@@ -89,6 +90,7 @@ def _content(summary: Summary) -> tuple[dict[str, Any], list[Drawing]]:
         "created": str(results.get("finished") or results.get("created") or "")[:10],
         "version": wording.clean(results["sapling_version"]) if results.get("sapling_version") else "",
         "headline": sections.headline(summary),
+        "unfinished": unfinished(record),
         "warnings": sections.warnings_of(summary),
         "missing": record.missing,
         "facts": sections.key_facts(summary),

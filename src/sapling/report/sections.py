@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from sapling.report import wording
-from sapling.report.details import short_code, unfinished
-from sapling.report.folder import RunRecord, block, inner, listing, number
+from sapling.report.details import short_code
+from sapling.report.folder import block, inner, listing, number
 from sapling.report.summary import ClassTable, Summary
+from sapling.report.unfinished import progress, unfinished
 
 ADVISED_SEEDS = 5  # for a claim in a paper or a README
 HOPELESS = 0.5  # differences that no one has to prove
@@ -44,7 +45,9 @@ def headline(summary: Summary) -> dict[str, Any]:
             "scope": wording.sentence(verdict.get("scope") or ""),
         }
     if not results or not (summary.students or summary.teacher):
-        return _plain_headline("not finished", "This run has no results yet.", _progress(summary.record))
+        state = unfinished(summary.record)
+        badge, text = (state.badge, state.headline) if state else ("not finished", "This run has no results yet.")
+        return _plain_headline(badge, text, progress(summary.record))
     if results.get("task") == "train" and summary.model:
         arm = summary.model
         images = number(block(arm.members[0], "test").get("num_images"))
@@ -62,7 +65,7 @@ def headline(summary: Summary) -> dict[str, Any]:
 
 def warnings_of(summary: Summary) -> list[str]:
     """What a reader must know before believing a figure, most important first."""
-    found = [text] if (text := unfinished(summary.record)) else []
+    found = []
     gate = block(summary.results, "teacher", "gate")
     if gate and gate.get("passed") is False:
         failed = [c for c in listing(gate, "checks") if isinstance(c, dict) and not c.get("passed", True)]
@@ -312,11 +315,3 @@ def _lead(verdict: Mapping[str, Any]) -> str:
 
 def _plain_headline(badge: str, text: str, lead: str) -> dict[str, Any]:
     return {"badge": badge, "symbol": "", "text": text, "rest": "", "lead": lead, "scope": ""}
-
-
-def _progress(record: RunRecord) -> str:
-    if not record.history:
-        return "Nothing was trained yet."
-    last = record.history[-1]
-    of = f" of {int(last['epochs'])}" if number(last.get("epochs")) else ""
-    return f"Last entry: {wording.clean(last.get('member'))}, epoch {int(last['epoch']) + 1}{of}."

@@ -16,7 +16,7 @@ from sapling.evaluation.ranks import Standing, image_scores, rank_students
 from sapling.evaluation.verdict import Outcome, Verdict, holm, layout_of
 from sapling.evaluation.verdict import compare as judge_answers
 from sapling.record import now
-from sapling.report.folder import block, inner, listing, number
+from sapling.report.folder import block, command_of, inner, listing, number
 from sapling.report.wording import clean, model_name, shorten
 from sapling.workflows.comparable import Difference, refuse_other, shared_seeds, shown
 from sapling.workflows.comparison import (
@@ -258,7 +258,7 @@ def _method(
             "gate": inner(card, "gate", "passed") is True,
             "taught": run.is_taught,
         },
-        command=clean(results.get("command") or ""),
+        command=command_of(results),
     )
 
 

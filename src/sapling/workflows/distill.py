@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sapling import methods
+from sapling.command import command_line
 from sapling.config import RunConfig, build
 from sapling.data.layout import many
 from sapling.data.loader import Dataset
@@ -19,7 +20,7 @@ from sapling.engine.trainer import Member
 from sapling.errors import UsageError
 from sapling.evaluation.fidelity import fidelity
 from sapling.models.create import count_macs, count_parameters, resolve_name
-from sapling.record import FORMAT, Run, command_line, environment, now, run_folder
+from sapling.record import FORMAT, Run, environment, now, run_folder
 from sapling.report.page import write_report
 from sapling.screen import Screen
 from sapling.types import Teacher

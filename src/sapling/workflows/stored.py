@@ -9,7 +9,6 @@ from __future__ import annotations
 import csv
 import hashlib
 import math
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +25,7 @@ from sapling.evaluation.verdict import AnyMeasure
 from sapling.record import FORMAT, SPLIT_FILE, load_run_config, read_json
 from sapling.report.confined import MAX_JSON, MAX_SETTINGS, is_deep, is_within
 from sapling.report.folder import block, inner, listing, number
+from sapling.report.unfinished import advice, read_stop
 
 CONTROL = "control"
 _MAX_SEEDS = 1000
@@ -181,10 +181,11 @@ def _results(place: Path) -> dict[str, Any]:
     path = _inside(place, "results.json")
     if not path.is_file():
         if (place / "config.yaml").is_file():
+            stop = read_stop(place)
             raise UsageError(
-                "this run is not finished: it has no results.json",
+                "this run is not finished: it has no results.json" + (f"; it {stop.said}" if stop else ""),
                 where=str(place),
-                remedy=f"sapling distill --resume {shlex.quote(str(place))}",
+                remedy=advice(str(place), "distill", stop),
             )
         raise UsageError("no run is here: results.json is missing", where=str(place), allowed="run folders")
     if path.stat().st_size > MAX_JSON:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from sapling.command import command_line
 from sapling.config import RunConfig
 from sapling.data.layout import many
 from sapling.data.loader import Dataset
 from sapling.models.create import count_macs, count_parameters, resolve_name
 from sapling.models.load import load_model
-from sapling.record import FORMAT, Run, command_line, environment, now, run_folder
+from sapling.record import FORMAT, Run, environment, now, run_folder
 from sapling.report.page import write_report
 from sapling.screen import Screen
 from sapling.workflows.dataset import data_warnings, open_checked, write_data_card
