@@ -63,7 +63,16 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise RunError(f"cannot read {path.name}: {error}", where=str(path)) from None
+        raise RunError(
+            f"cannot read {path.name}: {json_fault(error)}", where=str(path), remedy="make the run again"
+        ) from None
+
+
+def json_fault(error: Exception) -> str:
+    """What is wrong with a JSON file, without advice to whoever programs Python."""
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    return "it holds a number of thousands of digits" if "set_int_max_str_digits" in str(error) else str(error)
 
 
 def environment() -> dict[str, Any]:

@@ -195,3 +195,17 @@ def test_recalls_that_are_no_shares_end_in_no_traceback(run: Path) -> None:
     results["teacher"]["test"]["per_class_recall"][0] = -1e308
     path.write_text(json.dumps(results))
     assert main(["report", str(run)]) == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("[" * 10**5, "nested too deeply"), ('{"x": ' + "9" * 5000 + "}", "a number of thousands of digits")],
+)
+def test_absurd_json_is_named_in_plain_words(run: Path, capsys, text, said) -> None:
+    (run / "results.json").write_text(text)
+    for call in (["report", str(run)], ["compare", str(run), str(run.parent)]):
+        assert main(call) in (1, 2)
+        error = capsys.readouterr().err
+        assert said in error
+        assert "try:" in error
+        assert "set_int" not in error

@@ -149,7 +149,7 @@ def _matrix(
     labels = [names[wording.clean(c)] for c in classes] if named else []
     room = min(7.2 * max((wording.width(label) for label in labels), default=0) + 12, 110.0)
     turned = named and room * size > WIDTH - 60
-    left, below = (max(room, 40.0), room if turned else 30.0) if named else (54.0, 44.0)
+    left, below = (max(room, 40.0) + 18, (room if turned else 30.0) + 18) if named else (54.0, 44.0)
     side = min(WIDTH - left - 6, max(84.0 * size, 190.0))
     height = side + below + 8
     with settings():
@@ -171,28 +171,15 @@ def _matrix(
             axes.set_yticks(centres, labels, parse_math=False, fontsize=font)
             axes.set_xticks(centres, labels, parse_math=False, fontsize=font, rotation=90 if turned else 0)
         else:
-            figure.text(
-                10 / WIDTH,
-                (below + side / 2) / height,
-                "true class, by number",
-                rotation=90,
-                va="center",
-                ha="center",
-                fontsize=SMALL,
-                color=COLOURS["muted"],
-            )
-            figure.text(
-                (left + side / 2) / WIDTH,
-                8 / height,
-                "answer, by number",
-                ha="center",
-                fontsize=SMALL,
-                color=COLOURS["muted"],
-            )
             step = next(s for s in (5, 10, 20, 25, 50, 100, 200, 500, 1000, size) if size / s <= 9)
             ticks = np.arange(0, size, step)
             axes.set_xticks(ticks + 0.5, [str(t) for t in ticks])
             axes.set_yticks(ticks + 0.5, [str(t) for t in ticks])
+        number, muted = "" if named else ", by number", COLOURS["muted"]
+        middle, foot = left + side / 2, 8 / height
+        figure.text(middle / WIDTH, foot, f"answer{number}", ha="center", fontsize=SMALL, color=muted)
+        side_on = figure.text(10 / WIDTH, (below + side / 2) / height, f"true class{number}", rotation=90, color=muted)
+        side_on.set(va="center", ha="center", fontsize=SMALL)
         return render(figure, name, description, names)
 
 

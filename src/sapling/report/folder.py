@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sapling.errors import RunError, UsageError
-from sapling.record import STOPPED_FILE
+from sapling.record import STOPPED_FILE, json_fault
 from sapling.report import wording
 from sapling.report.confined import MAX_JSON, MAX_SETTINGS, is_deep, read_confined
 
@@ -104,9 +104,8 @@ def read_content(folder: Path, *names: str, limit: int = MAX_JSON) -> dict[str, 
         if is_deep(content):
             raise ValueError("it is nested too deeply")
     except (ValueError, RecursionError) as error:
-        why = "it is nested too deeply" if isinstance(error, RecursionError) else error
         raise RunError(
-            f"{names[-1]} cannot be read: {why}",
+            f"{names[-1]} cannot be read: {json_fault(error)}",
             where=str(folder.joinpath(*names)),
             remedy="repeat the command of the run",
         ) from None

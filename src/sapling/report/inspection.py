@@ -90,7 +90,7 @@ def _facts(card: Mapping[str, Any]) -> list[dict[str, str]]:
         facts.append({"value": f"{wording.count(middle)} px", "label": "short side, median", "note": note})
     same = number(inner(card, "duplicates", "num_images"))
     if same is not None:
-        facts.append({"value": wording.count(same), "label": "images shown more than once", "note": ""})
+        facts.append({"value": wording.count(same), "label": "images that show what another one shows", "note": ""})
     return facts
 
 
