@@ -18,7 +18,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from sets import SETS, open_test, place_of, subset
+from sets import SETS, note_opening, open_test, place_of, subset
 
 import sapling
 from sapling.data.loader import Dataset
@@ -26,6 +26,7 @@ from sapling.record import environment, write_json
 from sapling.screen import Screen
 
 HERE = Path(__file__).parent
+REASON = "the page of several seeds, final_pages.py"
 RUNS: dict[str, dict[str, Any]] = {
     "aid": {"method": "dist", "teacher_epochs": 60, "epochs": 40},
     "eurosat": {"method": "dist", "teacher_epochs": 20, "epochs": 15},
@@ -34,11 +35,13 @@ RUNS: dict[str, dict[str, Any]] = {
 
 
 def listed(name: str, folder: Path) -> Path:
-    """The images of a set as files, and its split as a CSV file beside them; test is opened here, once."""
+    """The images of a set as files, and its split as a CSV file beside them; the opening is written down."""
     table = folder / f"{name}.csv"
     if table.exists():
+        if not (folder / f"page-{name}" / "results.json").exists():
+            note_opening(name, REASON)
         return table
-    data: Dataset = subset(name, open_test(name, reason="the page of five seeds, final_pages.py"))
+    data: Dataset = subset(name, open_test(name, reason=REASON))
     with zipfile.ZipFile(place_of(name)) as archive:
         archive.extractall(folder / name)
         top = next(n for n in archive.namelist() if n.endswith(data.source.items[0].key))
