@@ -13,7 +13,7 @@ from sapling.cli import main
 from sapling.report import details, wording, write_report
 from sapling.report.folder import read_run
 from sapling.report.gallery import gallery_section
-from sapling.report.sections import gate_section, headline
+from sapling.report.sections import gate_section, headline, measured_on
 from sapling.report.summary import ClassTable, summarise
 from tests.report.evidence import add_evidence
 from tests.report.synthetic import make_run
@@ -149,7 +149,7 @@ def test_a_name_that_is_cut_stands_there_in_full_too(tmp_path: Path, size: int) 
         (1, "worse", "one seed: these two students only", "level"),
         (3, "better", "better, preliminary", "up"),
         (5, "better", "better", "up"),
-        (3, "no difference shown", "no difference shown", "level"),
+        (3, "no difference shown", "no difference shown, preliminary", "level"),
     ],
 )
 def test_one_seed_judges_no_method_and_few_are_preliminary(run: Path, num_seeds, outcome, badge, symbol) -> None:
@@ -209,3 +209,17 @@ def test_absurd_json_is_named_in_plain_words(run: Path, capsys, text, said) -> N
         assert said in error
         assert "try:" in error
         assert "set_int" not in error
+
+
+@pytest.mark.parametrize(
+    ("teacher", "said"),
+    [
+        ({"origin": "trained here"}, "that nothing was trained or chosen on"),
+        ({"origin": "given"}, "which the given teacher knows is not recorded"),
+        ({"origin": "given", "trained_on": [{"model": "x"}]}, "that nothing was trained or chosen on"),
+    ],
+)
+def test_the_page_claims_no_more_of_the_test_images_than_is_known(run: Path, teacher, said) -> None:
+    record = read_run(run)
+    record.results["teacher"] |= teacher
+    assert said in measured_on(summarise(record))

@@ -101,6 +101,15 @@ def test_a_verdict_that_holm_takes_back_is_none(two, tmp_path, monkeypatch):
     assert found.pairs[0].outcome == "no difference shown"
 
 
+def test_a_leak_that_was_allowed_is_said(two):
+    change(
+        two[0], warnings=["Leak, and the run was told to go on: the teacher was trained on 7 of the 300 test images."]
+    )
+    notes = sapling.compare(two).notes
+    assert [n for n in notes if n.startswith("kd went on with a leak") and "7 of the 300" in n]
+    assert not [n for n in notes if n.startswith("dkd")]
+
+
 def test_the_confidence_is_that_of_the_runs(two):
     usual = sapling.compare(two)
     found = sapling.compare([change(run, comparison__verdict__confidence=0.99) for run in two])

@@ -54,7 +54,6 @@ _CARD = {
     "kind": "Kind",
     "num_images": "Images",
     "num_classes": "Classes",
-    "num_groups": "Groups of images",
     "native_size": "Short side of the images (median)",
     "img_size": "Size the models see",
     "store_size": "Size in the store",
@@ -73,9 +72,7 @@ def data_section(summary: Summary) -> dict[str, Any] | None:
     rows = [
         (_CARD[k], _value(k, card[k]) + (" pixels" if k.endswith("_size") else ""))
         for k in _CARD
-        if isinstance(card.get(k), str | int | float)
-        and card[k]
-        and not (k == "num_groups" and card[k] == card.get("num_images"))  # each stands alone
+        if isinstance(card.get(k), str | int | float) and card[k]
     ]
     views = inner(card, "views", "name") or summary.manifest.get("views")
     if views:

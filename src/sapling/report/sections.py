@@ -34,8 +34,8 @@ def headline(summary: Summary) -> dict[str, Any]:
         badge = "verdict" if text.lower().startswith(outcome) else wording.clean(outcome)
         if seeds == 1:  # two networks were compared, no method was judged
             badge, symbol = "one seed: these two students only", "level"
-        elif symbol != "level" and 1 < seeds < ADVISED_SEEDS:
-            badge = f"{badge}, preliminary"
+        elif 1 < seeds < ADVISED_SEEDS:
+            badge = "preliminary" if badge == "verdict" else f"{badge}, preliminary"
         return {
             "badge": badge,
             "symbol": symbol,
@@ -89,6 +89,9 @@ def measured_on(summary: Summary) -> str:
     leaks = any(str(w).startswith("Leak") for w in listing(summary.results, "warnings"))
     if leaks or listing(summary.record.data, "leaks", "found"):
         return "Measured on test images, though this run was told to go on with a leak: see the warnings above."
+    teacher = block(summary.results, "teacher")
+    if teacher.get("origin") == "given" and not listing(teacher, "trained_on"):
+        return "Measured on test images that no student was trained on; which the given teacher knows is not recorded."
     return "Measured on test images that nothing was trained or chosen on."
 
 

@@ -292,6 +292,8 @@ def _notes(runs: list[StoredRun], names: list[str], seeds: list[int]) -> tuple[s
             notes.append(f"No student of {name} heard a teacher.")
         elif inner(run.results, "teacher", "gate", "passed") is not True:
             notes.append(f"The teacher of {name} did not pass its check: its gain says little about distillation.")
+        leaks = [clean(w) for w in listing(run.results, "warnings") if str(w).startswith("Leak")]
+        notes += [f"{name} went on with a leak, so its figures are too good. {leak}" for leak in leaks[:3]]
         if left := [s for s in run.seeds if s not in seeds]:
             notes.append(f"Left out of {name}: seed {words([str(s) for s in left])}, which not all runs have.")
     for what, values in (
