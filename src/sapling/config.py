@@ -142,9 +142,7 @@ class TrainConfig(Block):
     imbalance: Literal["none", "sampler", "class_weights", "logit_adjustment"] = Field(
         "none", description="what is done for rare classes, in every member and the teacher trained here"
     )
-    imbalance_power: float = Field(
-        1.0, gt=0, le=4, description="how strongly: 1 whole, 0.5 half way; tau of the logits"
-    )
+    imbalance_power: float = Field(1.0, gt=0, le=4, description="how strongly: 1 whole, 0.5 half way; tau")
     layer_decay: float | None = Field(None, gt=0, le=1, description="share of the next layer's rate; None: all alike")
     seed: int = Field(0, ge=0, le=2**29, description="first seed: initial weights, batch order, view offset")
     num_seeds: int = Field(3, ge=1, le=100, description="replicates: seeds seed, seed + 1, ..")

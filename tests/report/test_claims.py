@@ -29,6 +29,11 @@ def run(tmp_path: Path) -> Path:
     ("outcome", "figures", "said"),
     [
         ("better", (0.027, 0.009, 0.045), "about 27 more named correctly; anything from 9 to 45 fits the interval."),
+        (
+            "better",
+            (0.036, 0.0004, 0.071),
+            "about 36 more named correctly; anything from less than 1 to 71 fits the interval.",
+        ),
         ("worse", (-0.02, -0.031, -0.004), "about 20 fewer named correctly; anything from 4 to 31 fits the interval."),
     ],
 )

@@ -60,11 +60,6 @@ def run(photos, given, folder, /, **changes):
     return sapling.distill(**blocks)
 
 
-@pytest.fixture
-def teacher(finished_run):
-    return finished_run.folder / "teacher"
-
-
 def test_the_teacher_is_asked_once_for_each_view_whatever_the_seeds(photos, teacher, tmp_path, asked):
     result = run(photos, teacher, tmp_path / "r")
     num = result.results["manifest"]["split"]["train"]

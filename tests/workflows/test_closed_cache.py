@@ -9,12 +9,7 @@ from tests.digests import digest
 from tests.workflows.test_answers import run
 
 FDBD = {"name": "fdbd", "phase1_epochs": 1}
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("SAPLING_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 @pytest.fixture
@@ -23,11 +18,6 @@ def asked(monkeypatch):
     seen, outputs = [], LiveTeacher.outputs
     monkeypatch.setattr(LiveTeacher, "outputs", lambda self, b: seen.extend(b.views.tolist()) or outputs(self, b))
     return seen
-
-
-@pytest.fixture
-def teacher(finished_run):
-    return finished_run.folder / "teacher"
 
 
 def call(capsys, *arguments):

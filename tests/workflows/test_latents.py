@@ -28,17 +28,7 @@ from tests.workflows.test_answers import run, settings
 Usage = namedtuple("Usage", "total used free")
 FDBD = {"name": "fdbd", "phase1_epochs": 1, "ae_channels": 8}
 NAME = f"{LATENT}x"
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("SAPLING_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
-
-
-@pytest.fixture
-def teacher(finished_run):
-    return finished_run.folder / "teacher"
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 @pytest.fixture

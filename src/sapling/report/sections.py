@@ -310,7 +310,7 @@ def _lead(verdict: Mapping[str, Any]) -> str:
         few, about, many = sorted(round(1000 * abs(v)) for v in (low, difference, high))
         word = "more" if difference > 0 else "fewer"
         text = f"Of 1,000 new images of this kind, that is about {about} {word} named correctly"
-        return f"{text}; anything from {few} to {many} fits the interval." if about else ""
+        return f"{text}; anything from {few or 'less than 1'} to {many} fits the interval." if about else ""
     if verdict.get("outcome") not in ("better", "worse"):
         return "This does not prove that the two are equal; a smaller difference may be there and stay unseen."
     return ""
