@@ -52,39 +52,46 @@ from sapling.workflows.phases import prepare_phases
 
 HERE = Path(__file__).parent
 TEACHER, STUDENT = "resnet18", "sapling_cnn3"
-TEACHER_EPOCHS = {"aid": 60, "eurosat": 30}
-STUDENT_EPOCHS = {"aid": 40, "eurosat": 30}
+TEACHER_EPOCHS = {"aid": 50, "eurosat": 20, "trees": 40}
+STUDENT_EPOCHS = {"aid": 15, "eurosat": 7, "trees": 12}
 CONTROL = "control"
 VIEWS = 16
 """As the library does by itself: the teacher is asked once, for all seeds, arms and first phases."""
+KL: dict[str, Any] = {"feat_loss": "kl_channel"}
+NORMAL: dict[str, Any] = {**KL, "normalise": True}
 ARMS: dict[str, tuple[str, dict[str, Any]]] = {
-    "kd": ("kd", {}),
-    "kd, half": ("kd", {"temperature": 2.0, "weights": {"ce": 0.5, "kd": 0.5}}),
-    "kd, standardised": ("kd", {"temperature": 2, "standardize": True, "weights": {"ce": 0.1, "kd": 9}}),
-    "dkd": ("dkd", {}),
-    "dist": ("dist", {}),
+    **{
+        name: (name, {})
+        for name in ("kd", "dkd", "dist", "fitnet", "at", "sp", "rkd", "pkt", "reviewkd", "srrl", "vkd", "nuclear")
+    },
+    "diffkd": ("diffkd", {}),
+    "simkd": ("simkd", {}),
     "fdbd": ("fdbd", {}),
     "fdbd, no denoiser": ("fdbd", {"denoiser": False}),
-    "fdbd, weight 5": ("fdbd", {"weights": {"diffkd": 5}}),
-    "fdbd, normalised": ("fdbd", {"normalise": True}),
-    "fdbd, gamma floor 0.5": ("fdbd", {"gamma_floor": 0.5}),
-    "fdbd, stage3": ("fdbd", {"tap": "stage3"}),
-    "fdbd, warm-up": ("fdbd", {"warmup_share": 0.2}),
-    "fdbd, 2 steps": ("fdbd", {"denoise_steps": 2}),
-    "fdbd, latent 64": ("fdbd", {"ae_channels": 64}),
-    "fdbd, mse": ("fdbd", {"feat_loss": "mse"}),
-    "fdbd+kd": ("fdbd+kd", {}),
-    "fdbd+kd, half": ("fdbd+kd", {"kd": {"temperature": 2.0, "weights": {"ce": 0.5, "kd": 0.5}}}),
+    "fdbd, as published": ("fdbd", KL),
     "dist+fdbd": ("dist+fdbd", {}),
-    "diffkd": ("diffkd", {}),
-    "at": ("at", {}),
-    "sp": ("sp", {}),
-    "rkd": ("rkd", {}),
-    "pkt": ("pkt", {}),
-    "fitnet": ("fitnet", {}),
-    "vkd": ("vkd", {}),
-    "srrl": ("srrl", {}),
-    "reviewkd": ("reviewkd", {}),
+    "kd, half": ("kd", {"temperature": 2.0, "weights": {"ce": 0.5, "kd": 0.5}}),
+    "kd, standardised": ("kd", {"temperature": 2, "standardize": True, "weights": {"ce": 0.1, "kd": 9}}),
+    **{f"fdbd, MSE {n}": ("fdbd", {"mse_scale": n}) for n in (1, 30, 100)},
+    "fdbd, MSE 30, no denoiser": ("fdbd", {"mse_scale": 30, "denoiser": False}),
+    "dist+fdbd, MSE 30": ("dist+fdbd", {"fdbd": {"mse_scale": 30}}),
+    **{f"fdbd, KL, weight {n}": ("fdbd", {**KL, "weights": {"diffkd": n}}) for n in (5, 15, 50, 200)},
+    "fdbd, KL, no denoiser": ("fdbd", {**KL, "denoiser": False}),
+    "fdbd, KL, weight 15, no denoiser": ("fdbd", {**KL, "weights": {"diffkd": 15}, "denoiser": False}),
+    "fdbd, KL over positions": ("fdbd", {"feat_loss": "kl_spatial", "temperature": 4}),
+    "fdbd, normalised": ("fdbd", NORMAL),
+    "fdbd, normalised, no denoiser": ("fdbd", {**NORMAL, "denoiser": False}),
+    **{f"fdbd, normalised, weight {n}": ("fdbd", {**NORMAL, "weights": {"diffkd": n}}) for n in (3, 10)},
+    "fdbd, normalised, gamma floor 0.5": ("fdbd", {**NORMAL, "gamma_floor": 0.5}),
+    "fdbd, normalised, stage3": ("fdbd", {**NORMAL, "tap": "stage3"}),
+    "fdbd, normalised, warm-up": ("fdbd", {**NORMAL, "warmup_share": 0.2}),
+    "fdbd, normalised, 2 steps": ("fdbd", {**NORMAL, "denoise_steps": 2}),
+    "fdbd, normalised, latent 32": ("fdbd", {**NORMAL, "ae_channels": 32}),
+    "fdbd, normalised, longer first phase": ("fdbd", {**NORMAL, "phase1_epochs": 140}),
+    "fdbd, normalised, logits too": ("fdbd", {**NORMAL, "branches": ("feat", "logit")}),
+    "fdbd, KL, and kd": ("fdbd+kd", {"fdbd": KL}),
+    "dist+fdbd, KL": ("dist+fdbd", {"fdbd": KL}),
+    "dist+fdbd, normalised": ("dist+fdbd", {"fdbd": NORMAL}),
 }
 
 
@@ -108,7 +115,13 @@ def answers(model: TappedModel, data: Dataset, config: RunConfig, machine: Machi
 
 
 def open_teacher(
-    folder: Path, name: str, data: Dataset, config: RunConfig, machine: Machine, label: str | None = None
+    folder: Path,
+    name: str,
+    data: Dataset,
+    config: RunConfig,
+    machine: Machine,
+    network: str = TEACHER,
+    label: str | None = None,
 ) -> Path:
     """A teacher's folder; trained where there is none. ``label`` is what the folder is called, by itself ``name``."""
     place = folder / (label or name) / "teacher"
@@ -120,7 +133,7 @@ def open_teacher(
         name="teacher",
         arm="teacher",
         seed=TEACHER_STREAM,
-        architecture=TEACHER,
+        architecture=network,
         pretrained=False,
         method="none",
         options={},
@@ -132,19 +145,26 @@ def open_teacher(
     save_model(
         place,
         student.model,
-        architecture=TEACHER,
+        architecture=network,
         classes=data.classes,
         preprocess=student.preprocess,
         multi_label=False,
     )
     figures = classification_metrics(answers(student, data, config, machine), data.labels("val"), data.num_classes)
-    write_json(place / "figures.json", {"top1": figures["top1"], "epochs": epochs, "seconds": sum(clock.values())})
+    write_json(place / "figures.json", {"network": network, "top1": figures["top1"], "epochs": epochs, "seconds": sum(clock.values())})
     print(f"{name}: teacher {figures['top1']:.3f} on dev after {sum(clock.values()):.0f} s", flush=True)
     return place
 
 
 def one_pass(
-    place: Path, arms: dict[str, Any], seed: int, data: Dataset, config: RunConfig, machine: Machine, folder: Path
+    place: Path,
+    arms: dict[str, Any],
+    seed: int,
+    data: Dataset,
+    config: RunConfig,
+    machine: Machine,
+    folder: Path,
+    epochs: int,
 ) -> None:
     """Control and arms of a seed; their answers and seconds go to ``place``."""
     loaded = load_model(folder)
@@ -166,7 +186,6 @@ def one_pass(
     seconds = build_answers(store, live, data, taps=taps, batch_size=size, device=machine.device)
     print(f"  {place.parent.name}: the teacher's answers took {seconds:.0f} s", flush=True)
     heard = CachedTeacher(live, store, num_classes=data.num_classes, taps=taps)
-    epochs = STUDENT_EPOCHS[place.parent.name.partition("@")[0].partition("-")[0]]
     optim = optim_settings(config, data, epochs=epochs, pretrained=False)
     members = [
         make_member(
@@ -257,6 +276,15 @@ def summary(place: Path, data: Dataset) -> dict[str, Any]:
     return rows
 
 
+def first_phases(place: Path) -> dict[str, Any]:
+    """What the check of each first phase said."""
+    found = {}
+    for card in sorted(place.glob("phases/*/phases/*/card.json")):
+        check = json.loads(card.read_text(encoding="utf-8")).get("check")
+        found[card.parents[2].name] = check
+    return found
+
+
 def main() -> None:
     """Go on where the last call stopped."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -264,11 +292,14 @@ def main() -> None:
     parser.add_argument("set")
     parser.add_argument("seeds", type=int, nargs="*", default=[0, 1, 2, 3, 4])
     parser.add_argument("--arms", help="names with ';' between them; all by default")
+    parser.add_argument("--epochs", type=int, help="of the students; such a table stands apart")
     parser.add_argument("--img-size", type=int, help="pixels; by itself as sets.py has it")
+    parser.add_argument("--network", default=TEACHER, help="the teacher's architecture, where it is trained here")
     parser.add_argument("--threads", type=int, help="threads of torch")
     given = parser.parse_args()
     name, _, teacher = given.set.partition(":")
     arms = {arm: ARMS[arm] for arm in given.arms.split(";")} if given.arms else ARMS
+    epochs = given.epochs or STUDENT_EPOCHS[name]
     changes = {"img_size": given.img_size} if given.img_size else {}
     label = f"{name}-{given.img_size}px" if given.img_size else name
     data = replace(open_dev(name, **changes), num_views=VIEWS)
@@ -276,17 +307,29 @@ def main() -> None:
     if given.threads:
         config = config.model_copy(update={"train": config.train.model_copy(update={"threads": given.threads})})
     machine = prepare_machine(config)
-    folder = Path(teacher) if teacher else open_teacher(given.folder, name, data, config, machine, label)
+    folder = Path(teacher) if teacher else open_teacher(given.folder, name, data, config, machine, given.network, label)
     place = given.folder / (f"{label}@{folder.parent.name}" if teacher else label)
+    if given.epochs:
+        place = place.with_name(f"{place.name}-{epochs}-epochs")
     for seed in given.seeds:
         missing = {arm: ARMS[arm] for arm in arms if not (place / f"seed{seed}" / f"{arm}.npz").exists()}
         if missing:
-            one_pass(place / f"seed{seed}", missing, seed, data, config, machine, folder)
+            one_pass(place / f"seed{seed}", missing, seed, data, config, machine, folder, epochs)
+    about = {
+        "teacher": json.loads((folder / "figures.json").read_text(encoding="utf-8")),
+        "student": STUDENT,
+        "epochs": epochs,
+        "img_size": data.img_size,
+        "train": len(data.split.train),
+        "dev": len(data.split.val),
+        "first_phases": first_phases(place),
+    }
     target = HERE / "results" / "methods.json"
     kept = json.loads(target.read_text(encoding="utf-8"))["sets"] if target.exists() else {}
-    kept[place.name] = summary(place, data)
+    rows = summary(place, data)
+    kept[place.name] = {"about": about, "arms": rows}
     write_json(target, {"sets": kept, "environment": environment()})
-    for arm, row in sorted(kept[place.name].items(), key=lambda r: -r[1]["top1"]):
+    for arm, row in sorted(rows.items(), key=lambda r: -r[1]["top1"]):
         gain = (
             f"{100 * row['gain']:+.1f} ({100 * row['low']:+.1f} to {100 * row['high']:+.1f})" if "gain" in row else ""
         )

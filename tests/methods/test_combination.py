@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from sapling.cli import main
 from sapling.config import build, override
-from sapling.errors import ConfigError
-from sapling.methods import check_config
+from sapling.errors import ConfigError, MethodError
+from sapling.methods import check_config, registry
 from sapling.methods.combination import arm_of, joined_requires, joined_terms, opened, split_name, term_names
 from tests.test_lazy import run
 
@@ -144,3 +144,12 @@ def test_checking_and_explaining_a_combination_imports_no_torch():
     assert "--method kd+fdbd --set method.fdbd.weight=0.5" in said
     assert "w_ce ce + w_kd kd + w_diffkd diffkd" in " ".join(said.split())
     assert "fdbd.weight" in said
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [("kd+kd", "'kd' stands there 2 times"), ("kd+none", "'none' is the control"), ("kd+norm", "ships them")],
+)
+def test_what_cannot_stand_together_is_not_explained(name, reason):
+    with pytest.raises(MethodError, match=reason):
+        registry.entry(name)

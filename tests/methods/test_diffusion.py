@@ -139,7 +139,7 @@ def refined_and_latent(method):
 
 
 def test_fdbd_compares_channels_at_every_position():
-    method = make(temperature=2.0)
+    method = make(temperature=2.0, feat_loss="kl_channel")
     method.eval()  # batch statistics would move between the two calls
     refined, latent = refined_and_latent(method)
     rows = [m.permute(0, 2, 3, 1).flatten(0, 2).tolist() for m in (refined, latent)]
@@ -153,7 +153,7 @@ def test_the_other_distances():
         method.eval()
         refined_latent[loss] = refined_and_latent(method), value(method, "diffkd")
     (refined, latent), found = refined_latent["mse"]
-    assert found == pytest.approx(float((refined - latent).square().mean()), rel=1e-4)
+    assert found == pytest.approx(10 * float((refined - latent).square().mean()), rel=1e-4)
     (refined, latent), found = refined_latent["kl_spatial"]
     rows = [m.flatten(2).flatten(0, 1).tolist() for m in (refined, latent)]
     assert found == pytest.approx(naive.kl_rows(*rows, 2.0).mean(), rel=1e-4)
@@ -371,8 +371,10 @@ def test_several_labels_per_image():
     assert make(info=info).weights["bce"] == 1
     with pytest.raises(ConfigError, match="several labels"):
         make(info=info, branches=["logit"])
-    with pytest.raises(MethodError, match="one class per image"):
+    with pytest.raises(ConfigError, match="'diffkd': the branch 'logit'") as refusal:
         make("diffkd", info=info)
+    assert "branches=[feat]" in str(refusal.value)
+    assert make("diffkd", info=info, branches=["feat"]).weights["bce"] == 1
 
 
 def test_nothing_is_learned_first_that_nobody_will_hear_of():

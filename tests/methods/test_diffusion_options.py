@@ -11,7 +11,7 @@ from tests.methods.test_diffusion import enter, make, refined_and_latent, value
 
 
 def test_normalised_latents_are_standard_scores_over_channels():
-    method = make(normalise=True)
+    method = make(normalise=True, feat_loss="kl_channel")
     method.eval()
     maps = (m.permute(0, 2, 3, 1).flatten(0, 2) for m in refined_and_latent(method))
     rows = [((m - m.mean(1, keepdim=True)) / m.std(1, keepdim=True)).tolist() for m in maps]

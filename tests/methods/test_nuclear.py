@@ -51,7 +51,6 @@ def test_modes_of_plain_rows_are_the_naive_ones():
     expected = {
         "min": norm / 8,
         "max": 1 - norm / 8,
-        "ole": (of_classes(ROWS) - norm) / 8,
         "frobenius": math.sqrt((ROWS**2).sum() / 8),
     }
     found = {mode: nuclear(mode=mode, normalise=False) for mode in expected}
@@ -109,6 +108,7 @@ def test_it_stands_beside_the_labels_alone():
 @pytest.mark.parametrize(
     ("config", "message"),
     [
+        ({"mode": "ole", "normalise": False}, "mode: ole is made small by shrinking all features"),
         ({"mode": "frobenius"}, "mode: frobenius is constant for rows of length 1; give normalise: false"),
         ({"mode": "ole", "matrix": "image", "tap": "stage2"}, "ole compares classes"),
         ({"tap": "predictions", "matrix": "image"}, "predictions are no map"),

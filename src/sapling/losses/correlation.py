@@ -11,8 +11,10 @@ from torch import Tensor
 from sapling.losses.checks import check_pair, check_temperature, full_precision
 
 
-def pearson(first: Tensor, second: Tensor, dim: int, eps: float = 1e-8) -> Tensor:
+def pearson(first: Tensor, second: Tensor, dim: int, eps: float = 1e-8, *, center: bool = True) -> Tensor:
     """Compute Pearson's correlation along ``dim``: in [-1,1], and 0 where one side is constant.
+
+    Without ``center`` it is the cosine of the angle between the values as they are.
 
     ``eps`` is added to the product of the two norms, as in the authors' code of DIST.
 
@@ -21,15 +23,18 @@ def pearson(first: Tensor, second: Tensor, dim: int, eps: float = 1e-8) -> Tenso
         second: the same shape.
         dim: the axis along which values are compared; it disappears.
         eps: keeps constant values finite.
+        center: take the means away first.
     """
-    first = first - first.mean(dim=dim, keepdim=True)
-    second = second - second.mean(dim=dim, keepdim=True)
+    if center:
+        first, second = (values - values.mean(dim=dim, keepdim=True) for values in (first, second))
     norms = torch.linalg.vector_norm(first, dim=dim) * torch.linalg.vector_norm(second, dim=dim)
     correlation: Tensor = (first * second).sum(dim=dim) / (norms + eps)
     return correlation
 
 
-def inter_class(student_logits: Tensor, teacher_logits: Tensor, temperature: float | Tensor = 1.0) -> Tensor:
+def inter_class(
+    student_logits: Tensor, teacher_logits: Tensor, temperature: float | Tensor = 1.0, *, center: bool = True
+) -> Tensor:
     """``T^2 * (1 - mean over images of pearson over classes)`` of the softened probabilities.
 
     The inter-class relation of Huang et al. 2022 (DIST): does each image rank classes as for the teacher?
@@ -38,15 +43,18 @@ def inter_class(student_logits: Tensor, teacher_logits: Tensor, temperature: flo
         student_logits: ``[B,K]``.
         teacher_logits: ``[B,K]``.
         temperature: T, one number; T^2 is included, so T = 4 is up to 16 times larger than T = 1.
+        center: False compares the angle of the probabilities instead.
 
     Raises:
         MethodError: the shapes differ, or the temperature is not above 0.
     """
     student, teacher, scale = _softened(student_logits, teacher_logits, temperature)
-    return scale * (1 - pearson(student, teacher, dim=1).mean())
+    return scale * (1 - pearson(student, teacher, dim=1, center=center).mean())
 
 
-def intra_class(student_logits: Tensor, teacher_logits: Tensor, temperature: float | Tensor = 1.0) -> Tensor:
+def intra_class(
+    student_logits: Tensor, teacher_logits: Tensor, temperature: float | Tensor = 1.0, *, center: bool = True
+) -> Tensor:
     """``T^2 * (1 - mean over classes of pearson over images)`` of the softened probabilities.
 
     The intra-class relation of Huang et al. 2022 (DIST): does each class rank images as for the teacher?
@@ -56,12 +64,13 @@ def intra_class(student_logits: Tensor, teacher_logits: Tensor, temperature: flo
         student_logits: ``[B,K]``.
         teacher_logits: ``[B,K]``.
         temperature: T, one number; T^2 is included.
+        center: False compares the angle of the probabilities instead.
 
     Raises:
         MethodError: the shapes differ, or the temperature is not above 0.
     """
     student, teacher, scale = _softened(student_logits, teacher_logits, temperature)
-    return scale * (1 - pearson(student, teacher, dim=0).mean())
+    return scale * (1 - pearson(student, teacher, dim=0, center=center).mean())
 
 
 def class_similarity(

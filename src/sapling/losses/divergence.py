@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sapling.errors import MethodError
+from sapling.errors import ConfigError, MethodError
 from sapling.losses.checks import check_pair, check_temperature, full_precision
 
 Reduction = Literal["batchmean", "positionmean", "mean", "none"]
@@ -149,6 +149,20 @@ def standardize_logits(logits: Tensor, eps: float = 1e-7) -> Tensor:
     # the root has no gradient at 0, where a fresh zero classifier stands: a floor far below eps^2
     variance = centred.square().sum(dim=1, keepdim=True) / (values.shape[1] - 1)
     return centred / (variance.clamp_min(1e-30).sqrt() + eps)
+
+
+def check_standardize(num_classes: int, method: str) -> None:
+    """Refuse to standardise the logits of two classes: all images would get the same two numbers, but for the sign.
+
+    Raises:
+        ConfigError: names ``method``.
+    """
+    if num_classes == 2:
+        raise ConfigError(
+            f"method {method!r}: of two classes, standardised logits are the same two numbers for every image but for "
+            "their order, so that nothing could be learned from them",
+            remedy="leave standardising (standardize, normalise) away",
+        )
 
 
 def _others(logits: Tensor, labels: Tensor) -> Tensor:

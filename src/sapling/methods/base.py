@@ -119,7 +119,7 @@ class Method(nn.Module):
             MethodError: an image may have several labels, and the method needs one class for each.
         """
         super().__init__()
-        if info.multi_label and not self.requires.multi_label:
+        if info.multi_label and not self.requires_with(config).multi_label:
             raise MethodError(
                 f"method {self.name!r} needs one class per image, and these images may have several labels",
                 remedy="--method kd",

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sapling.errors import ConfigError
+from sapling.errors import ConfigError, MethodError
 from sapling.methods.weights import LABEL_TERM
 
 SIGN = "+"
@@ -67,6 +67,30 @@ def wrong_parts(parts: Sequence[str]) -> list[str]:
     reserved = [key for key in keys if key in ("name", "info", *OF_THE_WHOLE) or "." in key]
     problems += [f"{key!r} cannot be the name of a part: rename its file" for key in reserved]
     return problems
+
+
+def check_parts(parts: Sequence[str]) -> None:
+    """Refuse what :func:`wrong_parts` names.
+
+    Raises:
+        MethodError: with all that is wrong.
+    """
+    if problems := wrong_parts(parts):
+        raise MethodError(f"method {SIGN.join(parts)!r}: " + "; ".join(problems))
+
+
+def check_ships_nothing(name: str, *, ships: bool) -> None:
+    """Refuse a part whose student is not the plain one.
+
+    Raises:
+        MethodError: it ``ships`` parts of its own.
+    """
+    if ships:
+        raise MethodError(
+            f"method {name!r} trains the labels through parts of its own and ships them, so it cannot be a part of a "
+            "combination, whose labels train the plain student",
+            remedy=f"--method {name} alone",
+        )
 
 
 def opened(block: Any) -> Any:

@@ -34,11 +34,12 @@ from sapling.methods.combination import (
     SIGN,
     WEIGHT,
     WEIGHT_SCHEMA,
+    check_parts,
+    check_ships_nothing,
     joined_requires,
     joined_terms,
     key_of,
     term_names,
-    wrong_parts,
 )
 from sapling.methods.registry import load_class
 from sapling.methods.weights import LABEL_TERM
@@ -271,8 +272,7 @@ def combine(names: Iterable[str]) -> type[Combined]:
         MethodError: one of them is unknown, or they cannot stand together.
     """
     parts = tuple(names)
-    if problems := wrong_parts(parts):
-        raise MethodError(f"method {SIGN.join(parts)!r}: " + "; ".join(problems))
+    check_parts(parts)
     return _combine(tuple((key_of(part), load_class(part)) for part in parts))
 
 
@@ -307,12 +307,7 @@ def _block(name: str, part: type[Method]) -> type[BaseModel]:
     Raises:
         MethodError: it does something in its own way that no combination would ask it for.
     """
-    if part.ships_own_parts():
-        raise MethodError(
-            f"method {name!r} trains the labels through parts of its own and ships them, so it cannot be a part of a "
-            "combination, whose labels train the plain student",
-            remedy=f"--method {name} alone",
-        )
+    check_ships_nothing(name, ships=part.ships_own_parts())
     usual = {hook for hook in vars(Method) if not hook.startswith("_") and callable(getattr(Method, hook))}
     own = [hook for hook in sorted(usual - HANDED_ON - {"Config"}) if getattr_static(part, hook) != vars(Method)[hook]]
     if own:

@@ -29,9 +29,10 @@ from sapling.blocks import (
     projector,
 )
 from sapling.errors import ConfigError, MethodError
-from sapling.losses.divergence import kl_divergence, spatial_kl, standardize_logits
+from sapling.losses.divergence import check_standardize, kl_divergence, spatial_kl, standardize_logits
 from sapling.methods.base import Method, MethodConfig, Requires, warmup
 from sapling.methods.denoising import examine_branch, judge_branch
+from sapling.methods.weights import without
 from sapling.types import LATENT, Batch, Outputs, PairInfo, Phase, Step, Taps
 
 FEAT, LOGIT = "feat", "logit"
@@ -51,6 +52,7 @@ class DiffusionConfig(MethodConfig):
     feat_loss: Literal["kl_channel", "kl_spatial", "mse"] = Field(
         "kl_channel", description="distance of latents: KL over channels per position, KL over positions, or MSE"
     )
+    mse_scale: float = Field(1.0, gt=0, le=1e6, description="factor of the MSE; says nothing with another feat_loss")
     temperature: float = Field(1.0, gt=0, le=1000, description="of the KL divergences, of latents and logits")
     ae_channels: int | None = Field(
         None, ge=8, le=8192, description="channels of the latent; None: half of the teacher's, 64 to 1,024"
@@ -192,13 +194,15 @@ class DiffusionMethod(Method):
             ConfigError: a weight of something that the other settings leave out, or leave untrained.
             MethodError: the features cannot be compared.
         """
-        super().__init__(config, info)
         if info.multi_label and LOGIT in config.branches:
             raise ConfigError(
                 f"method {self.name!r}: the branch 'logit' compares the classes of an image, and these images may have "
                 "several labels",
-                remedy="--method fdbd, or --set method.branches=[feat]",
+                remedy="--set method.branches=[feat]",
             )
+        super().__init__(config, info)
+        if config.normalise and LOGIT in config.branches:
+            check_standardize(info.num_classes, self.name)
         self._leave_out()
         shapes = {name: self._shapes(name) for name in config.branches}
         # What phase 1 trains is drawn first: it then depends on nothing of the student.
@@ -349,7 +353,7 @@ class DiffusionMethod(Method):
         if name == LOGIT:
             return kl_divergence(student, teacher, c.temperature)
         if c.feat_loss == "mse":
-            return F.mse_loss(student, teacher)
+            return c.mse_scale * F.mse_loss(student, teacher)
         if c.feat_loss == "kl_spatial":
             return spatial_kl(student, teacher, c.temperature)
         return kl_divergence(student, teacher, c.temperature, "positionmean")
@@ -378,16 +382,12 @@ class DiffusionMethod(Method):
 
     def _leave_out(self) -> None:
         """Set the weight of terms without a part to 0, and refuse weights that can do nothing or harm."""
-        c, given = self.config, self.config.weights or {}
-        reasons = {}
+        c, reasons = self.config, {}
         if not c.denoiser:
             reasons["diff"] = "denoiser is false"
         if FEAT not in c.branches:
             reasons["ae"] = "the branch 'feat' is not among branches"
-        for term, reason in reasons.items():
-            if given.get(term):
-                raise ConfigError(f"method {self.name!r}: weights.{term} can do nothing: {reason}")
-            self._weights[term] = 0.0
+        self._weights = without(self._weights, reasons, c.weights, self.name)
         if c.joint or not self._weights["diffkd"]:
             return
         for term, part in (("diff", "denoiser"), ("ae", "autoencoder")):

@@ -12,7 +12,9 @@ Formula: L = CE(z_s, y) + 2 (inter + intra); inter = T^2 (1 - mean over images o
 Defaults: T = 1, ce 1, inter 2, intra 2: the authors' ImageNet settings. CIFAR-100: T = 4, the same weights,
     so both terms are up to 16 times larger.
 Departures: beta and gamma times the common weight are the weights of two terms, not options, so each is
-    logged and swept alone. Batches below 8 images are refused: intra correlates over the batch.
+    logged and swept alone. Batches below 8 images are refused: intra correlates over the batch. Of two classes
+    inter is left out: it has no gradient. With center false the cosine stands in place of the correlation (Ham et
+    al. 2023, arXiv:2311.14307, intra alone).
 Reference: CIFAR-100, top-1 in %: ResNet-56 -> 20 71.75, ResNet-32x4 -> 8x4 76.31 (alone 69.06 and 72.50, plain kd
     70.66 and 73.33); DIST's README. A later re-run has 71.78 and 75.79; ND's README. ImageNet: ResNet-34 -> 18 72.07;
     DIST's README.
@@ -28,7 +30,8 @@ from torch import Tensor
 
 from sapling.losses.correlation import inter_class, intra_class
 from sapling.methods.base import Method, MethodConfig, Requires
-from sapling.types import Batch, Outputs, Step
+from sapling.methods.weights import without
+from sapling.types import Batch, Outputs, PairInfo, Step
 
 
 class DIST(Method):
@@ -38,6 +41,7 @@ class DIST(Method):
         """Settings of dist."""
 
         temperature: float = Field(1.0, gt=0, le=1000, description="softens both answers; 1 leaves them as they are")
+        center: bool = Field(True, description="false: the cosine in place of the correlation (Ham et al. 2023)")
 
     config: Config
     terms = ("ce", "inter", "intra")
@@ -49,11 +53,18 @@ class DIST(Method):
         """Yes."""
         return True
 
+    def __init__(self, config: Config, info: PairInfo) -> None:
+        """Build it; see :class:`Method`. Of two classes ``inter`` is left out."""
+        super().__init__(config, info)
+        if info.num_classes == 2 and config.center:
+            reasons = {"inter": "over two classes a correlation is 1 or -1, whatever the student answers"}
+            self._weights = without(self._weights, reasons, config.weights, self.name)
+
     def forward(self, student: Outputs | None, teacher: Outputs | None, batch: Batch, step: Step) -> dict[str, Tensor]:
         """Give ``ce``, ``inter`` and ``intra``."""
         terms = self.label_terms(student, batch, step)
         for name, loss in (("inter", inter_class), ("intra", intra_class)):
             if step.wants(name):
                 student, teacher = self.pair(student, teacher)
-                terms[name] = loss(student.logits, teacher.logits, self.config.temperature)
+                terms[name] = loss(student.logits, teacher.logits, self.config.temperature, center=self.config.center)
         return terms

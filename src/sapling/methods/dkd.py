@@ -14,7 +14,7 @@ Defaults: T = 4, ce 1, tckd 1 (a), nckd 8 (b), warm-up 1/12 (20 of 240 epochs): 
 Departures: a and b are the weights of two terms, not options, so each is logged and swept alone. The
     warm-up is a share of the run and rises with every batch; the authors count epochs (min(epoch / 20, 1)),
     which a short run would never finish. log(1 - p_y) is a log-sum-exp; the authors' log of a sum is -inf
-    for a certain teacher.
+    for a certain teacher. Of two classes nckd is left out: it is 0.
 Reference: CIFAR-100, top-1 in %: ResNet-56 -> 20 71.97, ResNet-32x4 -> 8x4 76.32 (alone 69.06 and 72.50, plain kd
     70.66 and 73.33); mdistiller's README. Re-runs in mdistiller's issue 40: 75.8 to 76.2 for the second. ImageNet:
     ResNet-34 -> 18 71.70; mdistiller's README.
@@ -28,9 +28,10 @@ from typing import ClassVar
 from pydantic import Field
 from torch import Tensor
 
-from sapling.losses.divergence import decoupled, standardize_logits
+from sapling.losses.divergence import check_standardize, decoupled, standardize_logits
 from sapling.methods.base import Method, MethodConfig, Requires, warmup
-from sapling.types import Batch, Outputs, Step
+from sapling.methods.weights import without
+from sapling.types import Batch, Outputs, PairInfo, Step
 
 
 class DKD(Method):
@@ -54,6 +55,19 @@ class DKD(Method):
     def softens_logits(cls, config: MethodConfig) -> bool:
         """Yes."""
         return True
+
+    def __init__(self, config: Config, info: PairInfo) -> None:
+        """Build it; see :class:`Method`. Of two classes ``nckd`` is left out.
+
+        Raises:
+            ConfigError: ``standardize`` with two classes, or a weight of ``nckd``.
+        """
+        super().__init__(config, info)
+        if config.standardize:
+            check_standardize(info.num_classes, self.name)
+        if info.num_classes == 2:
+            reasons = {"nckd": "of two classes only one is not the target, and takes all of what is left"}
+            self._weights = without(self._weights, reasons, config.weights, self.name)
 
     def forward(self, student: Outputs | None, teacher: Outputs | None, batch: Batch, step: Step) -> dict[str, Tensor]:
         """Give ``ce``, ``tckd`` and ``nckd``, the last two times the warm-up."""

@@ -10,22 +10,29 @@ Paper: Huang et al.: Knowledge Diffusion for Distillation, arXiv:2305.15712, Neu
     Knowledge Distillation for Urban Tree Image Classification Based on the Diffusion Model (no public code is known)
 Year: 2023
 Formula: phase 1: L = diff + ae, diff = MSE(eps_theta(sqrt(a_t) z + sqrt(1 - a_t) eps, t), eps), ae = MSE(D(E(F_t)),
-    F_t), z = E(F_t) without gradient; phase 2: L = CE(z_s, y) + diffkd, diffkd = T^2 KL(softmax_c(E(F_t) / T) ||
-    softmax_c(R / T)), mean over images and positions, R = proj(DDIM(g trans(F_s) + (1 - g) eps)), g of the adapter
-Defaults: T = 1, all weights 1, 5 steps from timestep 400: the paper, DiffKD's code. Latent: half of the teacher's
-    channels, 64 to 1,024; the paper's 1,024 (ae_channels: 1024) widens the last map of a small teacher. Phase 1: 20
-    epochs or 2,000 steps, Adam, 0.001, cosine, for 0.2 of it the autoencoder alone; the paper is silent on all of
-    these. Nothing was tuned: on AID (64 px, dev, 3 seeds) it is 0.5 points above its control (-3.3 to +4.3), which
-    shows nothing, and in the paper's own table (its column DiffKD) a student without a teacher is ahead.
-Departures: where the paper is silent or contradicts itself, the softmax is over channels, per position (feat_loss:
-    kl_spatial is over positions), latents are compared, the autoencoder is frozen with the denoiser, both in eval mode
-    with the statistics of phase 1, and gradients flow through them; the paper lists diff and ae in the second loss too,
-    where nothing is left that they could train. Maps of different sizes are averaged down to the smaller; a ViT's
-    patches are a square map without its class token. Phase 1 is shared by the seeds of a run. alpha means the second
-    phase: the first has no label term. The denoiser is checked on held-out images, and a warning printed if it fails.
+    F_t), z = E(F_t) without gradient; phase 2: L = CE(z_s, y) + diffkd, diffkd = 10 MSE(E(F_t), R), or, with feat_loss
+    kl_channel, T^2 KL(softmax_c(E(F_t) / T) || softmax_c(R / T)), mean over images and positions; R =
+    proj(DDIM(g trans(F_s) + (1 - g) eps)), g of the adapter
+Defaults: feat_loss and its scale were chosen on dev images (docs/methods/measured.md). T = 1, all weights 1, 5 steps
+    from timestep 400: the paper, DiffKD's code. Latent: half of the teacher's channels, 64 to 1,024; the paper's 1,024
+    (ae_channels: 1024) widens the last map of a small teacher. Phase 1: 20 epochs or 2,000 steps, Adam, 0.001, cosine,
+    for 0.2 of it the autoencoder alone; the paper is silent on all of these. In its own table (its column DiffKD) a
+    student without a teacher is ahead.
+Departures: the distance is the squared error, as in DiffKD, times 10; the paper's KL, with feat_loss kl_channel, taught
+    less on dev images, and so did 20 other settings. Where the paper is silent or contradicts itself, the softmax is
+    over channels, per position (feat_loss: kl_spatial is over positions), latents are compared, the autoencoder is
+    frozen with the denoiser, both in eval mode with the statistics of phase 1, and gradients flow through them; the
+    paper lists diff and ae in the second loss too, where nothing is left that they could train. Maps of different sizes
+    are averaged down to the smaller; a ViT's patches are a square map without its class token. Phase 1 is shared by the
+    seeds of a run. alpha means the second phase: the first has no label term. The denoiser is checked on held-out
+    images, and a warning printed if it fails.
 """
 
 from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
 
 from sapling.methods.diffusion import DiffusionConfig, DiffusionMethod
 
@@ -35,5 +42,13 @@ class FDBD(DiffusionMethod):
 
     class Config(DiffusionConfig):
         """Settings of fdbd."""
+
+        feat_loss: Literal["kl_channel", "kl_spatial", "mse"] = Field(
+            "mse",
+            description="distance of latents: MSE, or as the paper KL over channels per position, or over positions",
+        )
+        mse_scale: float = Field(
+            10.0, gt=0, le=1e6, description="factor of the MSE; says nothing with another feat_loss"
+        )
 
     config: Config

@@ -26,11 +26,13 @@ Reference: CIFAR-100, top-1 in %: ResNet-56 -> 20 70.66, ResNet-32x4 -> 8x4 73.3
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 from torch import Tensor
 
 from sapling.errors import ConfigError
-from sapling.losses.divergence import kl_divergence, sigmoid_kl, standardize_logits
+from sapling.losses.divergence import check_standardize, kl_divergence, sigmoid_kl, standardize_logits
 from sapling.methods.base import Method, MethodConfig, Requires
 from sapling.types import Batch, Outputs, PairInfo, Step
 
@@ -43,6 +45,9 @@ class KD(Method):
 
         temperature: float = Field(4.0, gt=0, le=1000, description="softens both answers; 1 leaves them as they are")
         standardize: bool = Field(False, description="z-score the logits of each image first (LSKD)")
+        reduction: Literal["batchmean", "mean"] = Field(
+            "batchmean", description="sum over classes and mean over images, or mean over both, K times smaller (TAKD)"
+        )
 
     config: Config
     terms = ("ce", "kd")
@@ -58,7 +63,7 @@ class KD(Method):
         """Build it; see :class:`Method`.
 
         Raises:
-            ConfigError: ``standardize`` with several labels per image.
+            ConfigError: ``standardize`` with several labels per image, or with two classes.
         """
         super().__init__(config, info)
         if info.multi_label and config.standardize:
@@ -66,7 +71,8 @@ class KD(Method):
                 "method 'kd': standardize compares the classes of an image, and these images may have several labels",
                 remedy="leave standardize away",
             )
-        self._divergence = sigmoid_kl if info.multi_label else kl_divergence
+        if config.standardize:
+            check_standardize(info.num_classes, self.name)
 
     def forward(self, student: Outputs | None, teacher: Outputs | None, batch: Batch, step: Step) -> dict[str, Tensor]:
         """Give ``ce`` and ``kd``."""
@@ -76,5 +82,8 @@ class KD(Method):
             z_s, z_t = student.logits, teacher.logits
             if self.config.standardize:
                 z_s, z_t = standardize_logits(z_s), standardize_logits(z_t)
-            terms["kd"] = self._divergence(z_s, z_t, self.config.temperature)
+            if self.info.multi_label:
+                terms["kd"] = sigmoid_kl(z_s, z_t, self.config.temperature)
+            else:
+                terms["kd"] = kl_divergence(z_s, z_t, self.config.temperature, self.config.reduction)
         return terms

@@ -16,13 +16,13 @@ Formula: L = alpha CE + (1 - alpha) (T^2 KL(softmax(z_t / T) || softmax(z_s / T)
 Defaults: T = 4, ce 0.1, kd 0.9, nuclear 0.045, warm-up 0.1, base none: ce 1, nuclear 0.05: ours. For min 0.01 to 0.1
     seems safe; OLE's authors give theirs 0.25 to 0.5, BNM's authors theirs 1 to 2.
 Departures: rows have length 1, and S is divided by its largest value: the plain norm is made small by shrinking all
-    features, which teaches nothing. Then the norm of a class is 1 or more, and OLE's floor of 1 never acts. BNM is tap
-    predictions, mode max, normalise false; mode max_columns takes the lengths of columns in place of singular values
-    (Cui et al. 2021, fast BNM). Without normalise S is the plain norm / rows. Mode frobenius, the root mean squared
-    length of a row, is constant when rows have length 1, so it needs normalise false. Few directions are no aim in
-    themselves: to tell K classes apart takes K - 1, so look at the effective rank that is logged. To keep the
-    regulariser fixed while kd is weighed against the labels, give weights in place of alpha. As a part of a combination
-    (dist+nuclear) its base is none unless it is given.
+    features, which teaches nothing. Then the norm of a class is 1 or more, and OLE's floor of 1 never acts; ole without
+    normalise is refused. BNM is tap predictions, mode max, normalise false; mode max_columns takes the lengths of
+    columns in place of singular values (Cui et al. 2021, fast BNM). Without normalise S is the plain norm / rows. Mode
+    frobenius, the root mean squared length of a row, is constant when rows have length 1, so it needs normalise false.
+    Few directions are no aim in themselves: to tell K classes apart takes K - 1, so look at the effective rank that is
+    logged. To keep the regulariser fixed while kd is weighed against the labels, give weights in place of alpha. As a
+    part of a combination (dist+nuclear) its base is none unless it is given.
 """
 
 from __future__ import annotations
@@ -106,13 +106,13 @@ class Nuclear(Method):
             ConfigError: the settings need one class per image, and there may be several labels.
             MethodError: the feature is no map; with its tap and shape.
         """
-        super().__init__(config, info)
         if info.multi_label and (config.mode == "ole" or config.tap == PREDICTIONS):
             what = "mode ole" if config.mode == "ole" else "tap predictions"
             raise ConfigError(
                 f"method 'nuclear': {what} needs one class per image, and these images may have several labels",
                 remedy="mode min or max, on the embedding",
             )
+        super().__init__(config, info)
         if config.matrix == "image":
             shape = info.student_shapes[config.tap]
             _, height, width = map_shape(shape, f"the student's {config.tap}")
@@ -175,6 +175,8 @@ def _contradictions(config: Nuclear.Config) -> list[str]:
     problems: list[str] = []
     if config.mode == "frobenius" and config.normalise:
         problems.append("mode: frobenius is constant for rows of length 1; give normalise: false, or another mode")
+    if config.mode == "ole" and not config.normalise:
+        problems.append("mode: ole is made small by shrinking all features, if they may shrink; give normalise: true")
     if config.mode == "ole" and config.matrix == "image":
         problems.append("mode: ole compares classes, and the pixels of one image have none; give matrix: batch")
     if config.tap == PREDICTIONS and config.matrix == "image":

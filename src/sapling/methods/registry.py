@@ -22,7 +22,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from sapling.errors import ConfigError, MethodError, nearest
-from sapling.methods.combination import SIGN, describe_combination, key_of, split_name
+from sapling.methods.combination import SIGN, check_parts, check_ships_nothing, describe_combination, key_of, split_name
 
 if TYPE_CHECKING:
     from sapling.methods.base import Method, MethodConfig, Requires
@@ -73,11 +73,15 @@ def entry(name: str) -> dict[str, Any]:
     """Describe one method, from the catalogue where it is there.
 
     Raises:
-        MethodError: there is no such method, or it is incomplete.
+        MethodError: there is no such method, or it is incomplete, or its parts cannot stand together.
     """
     parts = split_name(name)
     if len(parts) > 1:
-        return describe_combination({key_of(part): entry(part) for part in parts})
+        check_parts(parts)
+        found = {key_of(part): entry(part) for part in parts}
+        for part, described in found.items():
+            check_ships_nothing(part, ships=described["ships_own_parts"])
+        return describe_combination(found)
     known = _stored().get(name)
     if known is not None and name in built_in():
         return dict(known)

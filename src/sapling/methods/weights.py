@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from sapling.errors import nearest
+from sapling.errors import ConfigError, nearest
 
 LABEL_TERM = "ce"
 SEVERAL_LABELS_TERM = "bce"
@@ -80,3 +80,23 @@ def check_weights(
     if weights is not None and not problems and not any({**defaults, **weights}.values()):
         problems.append("weights: every term has weight 0; there would be nothing to learn")
     return problems
+
+
+def without(
+    weights: Mapping[str, float], reasons: Mapping[str, str], given: Mapping[str, float] | None, name: str
+) -> dict[str, float]:
+    """``weights`` with 0 for terms that can do nothing.
+
+    Args:
+        weights: of all terms of a method.
+        reasons: why, by term.
+        given: weights that a user asked for.
+        name: of the method.
+
+    Raises:
+        ConfigError: a user asked for one of them.
+    """
+    for term, reason in reasons.items():
+        if (given or {}).get(term):
+            raise ConfigError(f"method {name!r}: weights.{term} can do nothing: {reason}")
+    return {**weights, **dict.fromkeys(reasons, 0.0)}
