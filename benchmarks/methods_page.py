@@ -1,0 +1,140 @@
+"""Draw docs/images/methods.png and write the tables of docs/methods/measured.md from results/methods.json (``methods.py``).
+
+python benchmarks/methods_page.py
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+
+from sapling.report.svg import COLOURS
+
+HERE = Path(__file__).parent
+DOCS = HERE.parent / "docs"
+SETS = {"aid-32px": "AID", "eurosat-32px": "EuroSAT, a part", "trees-32px": "Trees"}
+TRIALS = {"aid-32px-10-epochs": "AID", "trees-32px-10-epochs": "Trees"}
+PAGE = DOCS / "methods" / "measured.md"
+CONTROL = "control"
+TONES = {"better": "method", "worse": "control", "no difference shown": "muted", "practically the same": "muted"}
+
+Rows = dict[str, dict[str, Any]]
+
+
+def tables(kept: dict[str, Any]) -> dict[str, Rows]:
+    """Arms of each set that has been measured, the control apart from them."""
+    return {title: kept[name]["arms"] for name, title in SETS.items() if name in kept}
+
+
+def order(found: dict[str, Rows], most: int) -> list[str]:
+    """Arms with ``most`` seeds on any set, the best mean gain first; those on fewer sets stand below."""
+    arms = {arm for rows in found.values() for arm, row in rows.items() if len(row["seeds"]) >= most and "gain" in row}
+
+    def key(arm: str) -> tuple[int, float]:
+        gains = [rows[arm]["gain"] for rows in found.values() if arm in rows and len(rows[arm]["seeds"]) >= most]
+        return -len(gains), -sum(gains) / len(gains)
+
+    return sorted(arms, key=key)
+
+
+def draw(found: dict[str, Rows], arms: list[str], most: int) -> None:
+    """A panel for each set: mean gain of each arm with its interval."""
+    plt.rcParams.update({"font.size": 12, "axes.edgecolor": COLOURS["grid"]})
+    figure, panels = plt.subplots(
+        1, len(found), figsize=(3.4 * len(found) + 2.4, 0.36 * len(arms) + 1.5), sharey=True, squeeze=False
+    )
+    for axes, (title, rows) in zip(panels[0], found.items(), strict=True):
+        shown = [arm for arm in arms if arm in rows and len(rows[arm]["seeds"]) >= most]
+        for arm in shown:
+            row, place = rows[arm], arms.index(arm)
+            colour = COLOURS[TONES.get(row["outcome"], "muted")]
+            axes.plot([100 * row["low"], 100 * row["high"]], [place, place], color=colour, lw=2.6)
+            marker = {"better": "^", "worse": "v"}.get(row["outcome"], "o")
+            axes.plot([100 * row["gain"]], [place], marker, color=colour, ms=8)
+        axes.axvline(0, color=COLOURS["ink"], lw=1)
+        axes.grid(axis="x", color=COLOURS["grid"])
+        axes.set_axisbelow(True)
+        axes.set_title(f"{title}\ncontrol {100 * rows[CONTROL]['top1']:.1f} %", fontsize=13)
+        axes.set_xlabel("points of top-1")
+        axes.set_ylim(len(arms) - 0.4, -0.6)
+        axes.tick_params(length=0)
+        for side in ("top", "right", "left"):
+            axes.spines[side].set_visible(False)
+    panels[0][0].set_yticks(range(len(arms)), arms)
+    figure.text(
+        0.995,
+        0.005,
+        "▲ better   ▼ worse   ● no difference shown",
+        ha="right",
+        va="bottom",
+        fontsize=11,
+        color=COLOURS["muted"],
+    )
+    figure.tight_layout(rect=(0, 0.03, 1, 1))
+    figure.savefig(DOCS / "images" / "methods.png", dpi=110)
+
+
+def cell(row: dict[str, Any] | None) -> str:
+    """A gain with its interval; bold where a difference is shown."""
+    if row is None or "gain" not in row:
+        return ""
+    text = f"{100 * row['gain']:+.1f} ({100 * row['low']:+.1f} to {100 * row['high']:+.1f})"
+    return f"**{text}**" if row["outcome"] in ("better", "worse") else text
+
+
+def table(found: dict[str, Rows], arms: list[str], *, ranked: bool = True) -> str:
+    """Markdown: a row for each arm, for each set its gain, and its mean rank and cost if ``ranked``."""
+    heads = [f"{title} | rank | cost" if ranked else title for title in found]
+    lines = ["| method | " + " | ".join(heads) + " |", "|---" * (1 + (3 if ranked else 1) * len(found)) + "|"]
+    for arm in arms:
+        cells = []
+        for rows in found.values():
+            row = rows.get(arm)
+            cells.append(cell(row))
+            if ranked:
+                cells.append(f"{row['mean_rank']:.1f}" if row and row["mean_rank"] else "")
+                cells.append(f"{100 * (row['step_cost'] - 1):+.0f} %" if row and "step_cost" in row else "")
+        lines.append(f"| `{arm}` | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def about(title: str, entry: dict[str, Any]) -> str:
+    """One line on what a set's figures rest on."""
+    a, control = entry["about"], entry["arms"][CONTROL]
+    teacher = a["teacher"]
+    return (
+        f"| {title} | {a['train']:,} / {a['dev']:,} | {teacher['epochs']} / {a['epochs']} | "
+        f"{100 * teacher['top1']:.1f} % | {100 * control['top1']:.1f} % |"
+    )
+
+
+def between(text: str, name: str, content: str) -> str:
+    """``text`` with ``content`` between the marks of ``name``."""
+    first, last = f"<!-- {name} -->", f"<!-- end of {name} -->"
+    head, rest = text.split(first)
+    return f"{head}{first}\n{content}\n{last}{rest.split(last)[1]}"
+
+
+def main() -> None:
+    """Figure and tables anew; what stands around them is written by hand."""
+    kept = json.loads((HERE / "results" / "methods.json").read_text(encoding="utf-8"))["sets"]
+    found = tables(kept)
+    most = max(len(row["seeds"]) for rows in found.values() for row in rows.values())
+    arms = order(found, most)
+    draw(found, arms, most)
+    lines = ["| set | train / dev | epochs of teacher / student | teacher | control |", "|---|---|---|---|---|"]
+    lines += [about(SETS[name], kept[name]) for name in SETS if name in kept]
+    trials = {title: kept[name]["arms"] for name, title in TRIALS.items() if name in kept}
+    tried = order(trials, 1)
+    text = PAGE.read_text(encoding="utf-8")
+    text = between(text, "sets", "\n".join(lines))
+    text = between(text, "table", table(found, arms))
+    text = between(text, "trials", table(trials, tried, ranked=False))
+    PAGE.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
