@@ -62,6 +62,15 @@ def test_a_setting_shows_its_default_and_its_range(capsys):
     assert "standardize = false (true | false)" in text
     assert "alpha = none (0 to 1 or none)" in text
     assert "weights = {ce: 0.1, kd: 0.9} (term: number or none)" in text
+    method_list.show_methods("fitnet", as_json=False)
+    assert "teacher_tap = none (text or none)" in words(capsys.readouterr().out)
+
+
+def test_no_setting_may_only_be_what_it_is_by_itself():
+    """A range of one value says that a setting cannot be set."""
+    for name, e in catalogue().items():
+        for field, schema in e["fields"].items():
+            assert method_list.range_of(schema) != "none", (name, field)
 
 
 @pytest.mark.parametrize(
@@ -76,7 +85,8 @@ def test_a_setting_shows_its_default_and_its_range(capsys):
         ({"type": "array", "items": {"type": "string"}}, "list"),
         ({"type": "array", "items": {"type": "string"}, "minItems": 1}, "1 or more"),
         ({"type": "array", "items": {"enum": ["a"]}, "minItems": 1, "maxItems": 2}, "1 to 2 of: a"),
-        ({"anyOf": [{"type": "string"}, {"type": "null"}]}, "none"),
+        ({"anyOf": [{"type": "string"}, {"type": "null"}]}, "text or none"),
+        ({"anyOf": [{"enum": ["a", "b"], "type": "string"}, {"type": "null"}]}, "a | b or none"),
     ],
 )
 def test_ranges(schema, expected):

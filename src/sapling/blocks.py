@@ -20,7 +20,6 @@ TRAIN_STEPS = 1000
 FIRST_BETA, LAST_BETA = 1e-4, 0.02
 EMBEDDED_STEPS = 1280
 """Rows of the table of time embeddings: as in DiffKD's code, although only the first 1,000 are ever used."""
-MOST_PREFIX_TOKENS = 8
 
 
 class Bottleneck(nn.Module):
@@ -212,7 +211,13 @@ def map_shape(shape: tuple[int, ...]) -> tuple[int, int, int]:
     if len(shape) == 3:
         return shape[0], shape[1], shape[2]
     if len(shape) == 2:
-        side = math.isqrt(shape[0] - _prefix_tokens(shape[0]))
+        side = math.isqrt(shape[0])
+        if side == 0 or side**2 != shape[0]:
+            raise MethodError(
+                f"{shape[0]} tokens lie on no square",
+                allowed="a network whose patches form a square",
+                remedy="square images, or another tap (method.tap)",
+            )
         return shape[1], side, side
     return shape[0], 1, 1
 
@@ -220,7 +225,7 @@ def map_shape(shape: tuple[int, ...]) -> tuple[int, int, int]:
 def as_map(feature: Tensor) -> Tensor:
     """A feature as a map: ``[B,C,H,W]`` as it is, tokens ``[B,T,D]`` as ``[B,D,h,h]``, a vector ``[B,D]`` as 1x1.
 
-    What comes before the patches of a ViT (class token, distillation token, registers) is dropped: it has no place.
+    Tokens are the patches of a ViT, row by row; what has no place (class token, registers) is no part of a tap.
 
     Raises:
         MethodError: tokens that lie on no square.
@@ -230,21 +235,9 @@ def as_map(feature: Tensor) -> Tensor:
     if feature.dim() == 2:
         return feature[:, :, None, None]
     channels, height, width = map_shape(tuple(feature.shape[1:]))
-    patches = feature[:, feature.shape[1] - height * width :]
-    return patches.transpose(1, 2).reshape(len(feature), channels, height, width)
+    return feature.transpose(1, 2).reshape(len(feature), channels, height, width)
 
 
 def pooled(feature: Tensor, grid: tuple[int, int]) -> Tensor:
     """``[B,C,H,W]`` averaged down to ``grid`` where it is larger."""
     return feature if feature.shape[2:] == grid else F.adaptive_avg_pool2d(feature, grid)
-
-
-def _prefix_tokens(tokens: int) -> int:
-    for prefix in range(min(MOST_PREFIX_TOKENS, tokens - 1) + 1):
-        if math.isqrt(tokens - prefix) ** 2 == tokens - prefix:
-            return prefix
-    raise MethodError(
-        f"{tokens} tokens lie on no square, with up to {MOST_PREFIX_TOKENS} that stand before the patches",
-        allowed="a network whose patches form a square",
-        remedy="square images, or another tap (method.tap)",
-    )

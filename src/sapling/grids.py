@@ -15,9 +15,6 @@ from torch import Tensor
 
 from sapling.errors import MethodError
 
-MAX_PREFIX = 5
-"""Most tokens that stand before those of the patches: a class token and four registers."""
-
 
 @dataclass(frozen=True, slots=True)
 class Grid:
@@ -28,14 +25,12 @@ class Grid:
         channels: C, or D of tokens and embeddings.
         height: of the map; 1 for an embedding.
         width: of the map; 1 for an embedding.
-        prefix: tokens before the first patch (class token, registers), which have no position and are left out.
     """
 
     shape: tuple[int, ...]
     channels: int
     height: int
     width: int
-    prefix: int = 0
 
     @property
     def size(self) -> tuple[int, int]:
@@ -54,15 +49,15 @@ class Grid:
                 remedy="give images of one size, the one that the run was started with",
             )
         if feature.dim() == 3:
-            feature = feature[:, self.prefix :].transpose(1, 2)
+            feature = feature.transpose(1, 2)
         return feature.reshape(feature.shape[0], self.channels, self.height, self.width)
 
 
 def grid_of(tap: str, shapes: Mapping[str, tuple[int, ...]], *, side: str, method: str) -> Grid:
     """Find how a tap's positions lie: those of a map, of the patches of a ViT, or the one of an embedding.
 
-    Tokens are read row by row as a square; up to five that are too many for one are taken for class token and
-    registers, which come first in timm's networks.
+    Tokens are read row by row as a square. They are those of the patches alone: class token and registers are no part
+    of a tap (`sapling.models.tapped.TappedModel`).
 
     Args:
         tap: name of the feature.
@@ -80,13 +75,12 @@ def grid_of(tap: str, shapes: Mapping[str, tuple[int, ...]], *, side: str, metho
         return Grid(shape, shape[0], 1, 1)
     if len(shape) == 2:
         num_tokens, channels = shape
-        for prefix in range(min(MAX_PREFIX, num_tokens - 1) + 1):
-            side_length = math.isqrt(num_tokens - prefix)
-            if side_length**2 == num_tokens - prefix:
-                return Grid(shape, channels, side_length, side_length, prefix)
+        side_length = math.isqrt(num_tokens)
+        if side_length**2 == num_tokens > 0:
+            return Grid(shape, channels, side_length, side_length)
     raise MethodError(
         f"method {method!r} cannot place {side}'s {tap} of shape {list(shape)} on a grid",
-        allowed=f"maps [C,H,W], embeddings [D], tokens [T,D] of a square of patches after 0 to {MAX_PREFIX} others",
+        allowed="maps [C,H,W], embeddings [D], tokens [T,D] of a square of patches",
         remedy="another tap (see sapling methods " + method + "), or a method on logits, such as kd",
     )
 

@@ -16,7 +16,7 @@ TO_THE_RIGHT = ("own", "cost")
 LEGEND = (
     (
         "labels",
-        "ce: only the label term has them (method.alpha=0 leaves it out); yes: other terms want one class per image",
+        "ce: only the label term (method.alpha=0 leaves it out) or one like it, mixed or not; yes: one class per image",
     ),
     ("cache", "whether stored answers of the teacher would do; - has no teacher"),
     (
@@ -171,7 +171,11 @@ def cost_in_words(e: Mapping[str, Any]) -> str:
 def range_of(schema: Mapping[str, Any]) -> str:
     """What a setting may be, from its JSON schema; empty where any text will do."""
     if "anyOf" in schema:
-        options = [range_of(option) for option in schema["anyOf"] if option.get("type") != "null"]
+        options = [
+            "text" if option == {"type": "string"} else range_of(option)
+            for option in schema["anyOf"]
+            if option.get("type") != "null"
+        ]
         empty = any(option.get("type") == "null" for option in schema["anyOf"])
         return " or ".join([*filter(None, options), *(["none"] if empty else [])])
     if "enum" in schema:

@@ -9,7 +9,7 @@ from sapling.types import Outputs, PairInfo
 K, B = 5, 6
 CNN = {"stage2": (6, 6, 6), "stage3": (8, 3, 3), "stage4": (10, 2, 2), "embedding": (10,)}
 WIDE = {"stage2": (8, 12, 12), "stage3": (12, 6, 6), "stage4": (16, 3, 3), "embedding": (20,)}
-VIT = {"stage2": (17, 12), "stage3": (17, 12), "stage4": (17, 12), "embedding": (12,)}
+VIT = {"stage2": (16, 12), "stage3": (16, 12), "stage4": (16, 12), "embedding": (12,)}
 PAIRS = {
     "cnn-cnn": (CNN, WIDE),
     "wide-cnn": (WIDE, CNN),

@@ -23,6 +23,10 @@ def make(student=CNN, **config):
     return methods.build("byot", info_of(student, WIDE), **config).double()
 
 
+def replaced(given, targets):
+    return type(given)(given.images, None, given.indices, given.views, targets)
+
+
 def normalised(maps):
     return (maps - maps.mean((0, 2, 3), keepdims=True)) / np.sqrt(maps.var((0, 2, 3), keepdims=True) + 1e-5)
 
@@ -100,3 +104,20 @@ def test_mixed_images_have_targets():
     method = make()
     plain = method(STUDENT, None, BATCH, Step(terms=("exits",)))["exits"]
     assert not torch.isclose(method(STUDENT, None, mixed, Step(terms=("exits",)))["exits"], plain)
+
+
+def test_no_term_reads_class_numbers():
+    """So mixed images will do, as for the methods on answers."""
+    assert not methods.requires("byot").labels
+    targets = torch.nn.functional.one_hot(BATCH.labels, 5).double()
+    soft = type(BATCH)(BATCH.images, None, BATCH.indices, BATCH.views, targets)
+    hard, found = (make()(STUDENT, None, given, Step()) for given in (BATCH, soft))
+    assert found.keys() == hard.keys() == {"ce", *STEP.terms}
+    for term, value in hard.items():
+        torch.testing.assert_close(found[term], value)
+    mixed = type(BATCH)(BATCH.images, None, BATCH.indices, BATCH.views, (targets + targets.flip(0)) / 2)
+    only = Step(terms=("exits",))
+    torch.testing.assert_close(
+        make()(STUDENT, None, mixed, only)["exits"],
+        sum(make()(STUDENT, None, given, only)["exits"] / 2 for given in (soft, replaced(soft, targets.flip(0)))),
+    )

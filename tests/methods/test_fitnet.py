@@ -38,9 +38,9 @@ def value(method, student, teacher):
         ((4, 4, 4), (7, 8, 8), nn.ConvTranspose2d, 4),
         ((4, 56, 56), (7, 7, 7), nn.Conv2d, 1),  # pooled
         ((4, 5, 5), (7, 8, 8), nn.Conv2d, 1),  # the teacher's is pooled
-        ((17, 4), (7, 8, 8), nn.ConvTranspose2d, 4),  # a vision transformer's 4 x 4 tokens
-        ((4, 3, 3), (10, 7), nn.Conv2d, 1),  # 3 x 3 tokens and a class token
-        ((17, 4), (17, 9), nn.Conv2d, 1),
+        ((16, 4), (7, 8, 8), nn.ConvTranspose2d, 4),  # a vision transformer's 4 x 4 tokens
+        ((4, 3, 3), (9, 7), nn.Conv2d, 1),
+        ((16, 4), (16, 9), nn.Conv2d, 1),
         ((8,), (16,), nn.Conv2d, 1),
         ((4, 3, 3), (16,), nn.Conv2d, 1),
         ((4, 8, 7), (6, 8, 8), nn.Conv2d, 1),

@@ -82,6 +82,16 @@ def test_kd_warms_up_and_has_t_squared():
     assert [at(0), at(1 / 24), at(0.5)] == pytest.approx([0, expected / 2, expected])
 
 
+@pytest.mark.parametrize("progress", [0, 1 / 24, 0.5])
+def test_norm_and_direction_count_from_the_first_step(progress):
+    """The warm-up is that of the answers alone."""
+    own, theirs, numbers = draw(1, 4, 6), draw(2, 4, 6), [0, 1, 1, 4]
+    centres = torch.stack([theirs[[k for k in range(4) if numbers[k] == n]].mean(0) for n in numbers])
+    got = make()(of(own), of(theirs), batch_of(numbers), Step(progress=progress, terms=("nd",)))["nd"]
+    assert float(got) == pytest.approx(naive(own, theirs, centres))
+    assert float(got) > 0.1
+
+
 def test_other_widths_pass_a_projector():
     assert not list(make().projector.parameters())
     method, own = make(6, 9), draw(1, 4, 6).requires_grad_()

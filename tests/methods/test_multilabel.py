@@ -55,9 +55,10 @@ def test_methods_of_one_class_are_refused(name):
     assert "kd" in str(caught.value)
 
 
-def test_standardize_is_refused():
-    with pytest.raises(ConfigError, match="standardize"):
-        methods.build("kd", INFO, standardize=True)
+@pytest.mark.parametrize("name", ["kd", "function_matching"])
+def test_standardize_is_refused_by_the_name_of_the_method(name):
+    with pytest.raises(ConfigError, match=f"method '{name}': standardize"):
+        methods.build(name, INFO, standardize=True)
 
 
 def test_positive_weights():

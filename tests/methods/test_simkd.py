@@ -121,7 +121,7 @@ def test_the_teachers_classifier_is_a_copy_that_nothing_trains():
 
 @pytest.mark.parametrize("side", ["student", "teacher"])
 def test_tokens_of_no_square_are_refused(side):
-    with pytest.raises(MethodError, match=rf"{side}'s last_map has the shape \[17, 6\]: tokens of no square"):
+    with pytest.raises(MethodError, match=rf"'simkd' cannot place {side}'s last_map of shape \[17, 6\]"):
         make(**{side: (17, 6)})
 
 

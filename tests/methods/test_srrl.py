@@ -91,13 +91,6 @@ def test_any_two_networks(pair):
     assert student.features["stage4"].grad.abs().sum() > 0
 
 
-def test_class_token_is_left_out():
-    method, student, teacher = make(*PAIRS["vit-cnn"]), outputs_of(PAIRS["vit-cnn"][0], 1), outputs_of(WIDE, 2)
-    usual = method(student, teacher, batch(), BOTH)
-    student.features["stage4"][:, 0] += 9
-    assert torch.equal(method(student, teacher, batch(), BOTH)["feature"], usual["feature"])
-
-
 def test_teachers_without_a_fitting_classifier_are_refused():
     with pytest.raises(MethodError, match=r"no linear layer[\s\S]*vkd"):
         make(teacher_card=None)

@@ -123,9 +123,9 @@ FAMILIES = {
         {},
         {"depths": (1, 1, 1, 1), "dims": (16, 24, 32, 40)},
     ),
-    "vit_tiny_patch16_224": Family(32, VIT, ((5, 192),) * 4, 192, ("blocks.3.mlp.fc1", (5, 768)), {}, {"img_size": 32}),
+    "vit_tiny_patch16_224": Family(32, VIT, ((4, 192),) * 4, 192, ("blocks.3.mlp.fc1", (4, 768)), {}, {"img_size": 32}),
     "deit_tiny_distilled_patch16_224": Family(
-        32, VIT, ((6, 192),) * 4, 192, ("blocks.3.mlp.fc1", (6, 768)), {}, {"img_size": 32}
+        32, VIT, ((4, 192),) * 4, 192, ("blocks.3.mlp.fc1", (4, 768)), {}, {"img_size": 32}
     ),
     "swin_tiny_patch4_window7_224": Family(
         64,

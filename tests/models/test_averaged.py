@@ -56,6 +56,28 @@ def test_a_class_token_is_no_mean_of_a_map(tap, networks):
         TappedModel(networks("vit_tiny_patch16_224"), PREPROCESS, (tap,))
 
 
+@pytest.mark.parametrize("name", ["convnext_atto", "mobilenetv3_small_050"])
+def test_a_layer_behind_the_mean_leaves_no_class_map(name, networks):
+    """The last map has 2 x 2 positions; what the classifier reads has one, and is no mean of theirs."""
+    model = TappedModel(networks(name), PREPROCESS, ("stage4", "last_map"))
+    assert (model.shapes["stage4"][1:], model.shapes["last_map"][1:]) == ((2, 2), (1, 1))
+    with pytest.raises(
+        ModelError, match=r"has no 'class_map': its classifier does not read the mean[\s\S]*such a network"
+    ):
+        TappedModel(networks(name), PREPROCESS, ("class_map",))
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenetv2_050"])
+def test_a_map_that_has_one_position_because_the_image_is_small_is_one(name, networks):
+    model = TappedModel(networks(name), Preprocess(32, 32, (0.5,) * 3, (0.5,) * 3), ("stage4", "class_map"))
+    assert (model.shapes["stage4"][1:], model.shapes["class_map"]) == ((1, 1), (K, 1, 1))
+
+
+def test_stages_that_are_nowhere_do_not_matter(networks):
+    """timm names stages of this network that it has not."""
+    assert TappedModel(networks("mvitv2_tiny"), PREPROCESS, ("class_map",)).shapes == {"class_map": (4, K)}
+
+
 def test_they_have_no_pre(networks):
     with pytest.raises(ModelError, match=r"there is no tap 'last_map.pre'"):
         TappedModel(networks("cnn3"), PREPROCESS, ("last_map.pre",))

@@ -86,6 +86,8 @@ def test_values_are_what_the_modules_give_when_nothing_works_in_place(name):
     assert torch.equal(outputs.logits, logits)
     for tap, expected in found.items():
         given = outputs.features[tap]
+        if expected.dim() == 3:  # vision transformers: what is not of the patches comes first
+            expected = expected[:, -given.shape[1] :]
         if expected.shape != given.shape:  # Swin, and norms inside ConvNeXt: channels last in the network
             expected = expected.permute(0, 3, 1, 2)
         assert torch.equal(given, expected), tap

@@ -25,6 +25,7 @@ def test_what_depends_on_settings_is_left_to_the_method():
     ("blocks", "words"),
     [
         ({"method": "crd", "data": {"source": "digits", "mixup": 0.2}}, "needs one class number per image"),
+        ({"method": "ps_kd", "data": {"source": "digits", "mixup": 0.2}}, "needs one class number per image"),
         ({"method": "dist", "train": {"batch_size": 2}}, "compares images with each other"),
         (
             {"method": "at", "student": {"model": "resnet18", "pretrained": True, "freeze_backbone": True}},

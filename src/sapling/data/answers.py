@@ -40,7 +40,7 @@ from sapling.data.packing import lock_file
 from sapling.data.storefile import META, hold, locked, read_sealed, write_sealed
 from sapling.errors import DataError, RunError
 
-FORMAT = 1
+FORMAT = 2
 """Counts up when the same settings come to give other files."""
 KIND = "answers"
 LOGITS, TOP = "logits", "top"

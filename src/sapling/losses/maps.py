@@ -1,7 +1,7 @@
 """Bringing two features to one form: maps of one size, or one vector per image.
 
-Shapes: B batch, C channels, H and W pixels, T tokens, D embedding. A feature is ``[B,C,H,W]``, ``[B,T,D]`` (tokens of a
-vision transformer) or ``[B,D]``.
+Shapes: B batch, C channels, H and W pixels, T tokens, D embedding. A feature is ``[B,C,H,W]``, ``[B,T,D]`` (the patches
+of a vision transformer, row by row, without class token and registers) or ``[B,D]``.
 """
 
 from __future__ import annotations
@@ -14,9 +14,6 @@ from torch import Tensor
 
 from sapling.errors import MethodError
 from sapling.losses.checks import full_precision
-
-MOST_LEADING_TOKENS = 5
-"""A class token, a distillation token or up to four registers stand before the tokens of the image."""
 
 
 def map_shape(shape: Sequence[int], what: str = "the feature") -> tuple[int, int, int]:
@@ -36,11 +33,11 @@ def map_shape(shape: Sequence[int], what: str = "the feature") -> tuple[int, int
         return shape[0], shape[1], shape[2]
     if len(shape) == 2:
         side = math.isqrt(shape[0])
-        if 0 <= shape[0] - side**2 <= MOST_LEADING_TOKENS and side > 0:
+        if side**2 == shape[0] > 0:
             return shape[1], side, side
     raise MethodError(
         f"{what} has the shape {list(shape)}, of which no map can be made",
-        allowed=f"[C,H,W], [D], or tokens [T,D] of a square grid with up to {MOST_LEADING_TOKENS} tokens before it",
+        allowed="[C,H,W], [D], or tokens [T,D] of a square of patches",
         remedy="tap another place, such as stage3 or stage4",
     )
 
@@ -48,8 +45,7 @@ def map_shape(shape: Sequence[int], what: str = "the feature") -> tuple[int, int
 def as_map(feature: Tensor) -> Tensor:
     """Make a map ``[B,C,H,W]`` in float32 of any feature.
 
-    Tokens ``[B,T,D]`` become ``[B,D,n,n]`` with n the root of T, rounded down: the T - n^2 tokens in front (class
-    token, registers) are left out. A vector becomes a map of one pixel.
+    Tokens ``[B,T,D]`` become ``[B,D,n,n]`` with n the root of T. A vector becomes a map of one pixel.
 
     Raises:
         MethodError: the tokens are no square grid.
@@ -57,7 +53,7 @@ def as_map(feature: Tensor) -> Tensor:
     values = full_precision(feature)
     channels, height, width = map_shape(tuple(feature.shape[1:]))
     if values.dim() == 3:
-        values = values[:, values.shape[1] - height * width :].transpose(1, 2)
+        values = values.transpose(1, 2)
     return values.reshape(values.shape[0], channels, height, width)
 
 

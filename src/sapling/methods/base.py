@@ -53,7 +53,7 @@ class Requires:
     """What a method needs of data and teacher; the engine checks it before it trains.
 
     Attributes:
-        labels: a term other than ``ce`` reads class numbers (so it cannot use mixed or unlabelled images).
+        labels: a term other than ``ce`` reads class numbers (so it cannot use mixed images).
         live_teacher: the teacher must run for each batch; a cached one will not do.
         views: views of each image in a batch.
         indices: ``batch.indices`` are used, to remember something per image.

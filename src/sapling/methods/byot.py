@@ -49,7 +49,7 @@ class BYOT(Method):
 
     config: Config
     terms = ("ce", "exits", "kd", "feature")
-    requires = Requires(labels=True, min_batch=2, teacher=False, multi_label=True)
+    requires = Requires(labels=False, min_batch=2, teacher=False, multi_label=True)
     scales: ClassVar[Mapping[str, float]] = {"exits": 0.9, "kd": 0.1, "feature": 1.28e-4}
 
     @classmethod

@@ -15,8 +15,9 @@ Defaults: 2 x 2 cells, not normalised: the authors' settings on CIFAR-100 (4 x 4
     teacher's logits, the larger the weight that fits.
 Departures: the authors build networks whose classifier is a 1x1 convolution before the mean; that is the same function
     as the linear classifier behind it, whose class maps are read here, so any such network serves as it is. One whose
-    classifier does not read the mean of a map (a ViT with a class token) is refused, and so is a single position with
-    normalise, where a map is but a sign. A map with fewer cells than asked for is compared at those it has.
+    classifier does not read the mean of a map (a ViT with a class token, a layer behind the mean as in ConvNeXt and
+    MobileNetV3) is refused, and so is a single position with normalise, where a map is but a sign. A map with fewer
+    cells than asked for is compared at those it has.
 Reference: CIFAR-100, top-1 in %: ResNet-56 -> 20 71.62, ResNet-32x4 -> 8x4 76.91 (alone 69.06 and 72.50, plain kd
     70.66 and 73.33); the paper, recalled and not read again.
 """

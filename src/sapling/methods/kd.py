@@ -68,7 +68,8 @@ class KD(Method):
         super().__init__(config, info)
         if info.multi_label and config.standardize:
             raise ConfigError(
-                "method 'kd': standardize compares the classes of an image, and these images may have several labels",
+                f"method {self.name!r}: standardize compares the classes of an image, and these images may have "
+                "several labels",
                 remedy="leave standardize away",
             )
         if config.standardize:

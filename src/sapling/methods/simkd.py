@@ -21,15 +21,13 @@ Reference: CIFAR-100, top-1 in %: ResNet-32x4 -> 8x4 78.08 (alone 72.50, plain k
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
 from sapling.errors import MethodError
-from sapling.grids import Grid, as_vector, grid_of, smaller
+from sapling.grids import as_vector, grid_of, smaller
 from sapling.methods.base import Method, MethodConfig, Requires
 from sapling.methods.head import teachers_head
 from sapling.reused import Behind, MapPlace, ReusedClassifier, bottleneck, shrink
@@ -77,8 +75,8 @@ class SimKD(Method):
             MethodError: a last map lies on no grid, or the teacher's classifier is no linear layer behind its mean.
         """
         super().__init__(config, info)
-        self._student = self._grid(info.student_shapes, "student")
-        self._teacher = self._grid(info.teacher_shapes, "teacher")
+        self._student = grid_of(LAST_MAP, info.student_shapes, side="student", method=self.name)
+        self._teacher = grid_of(LAST_MAP, info.teacher_shapes, side="teacher", method=self.name)
         self._size = smaller(self._student, self._teacher)
         wide = self._teacher.channels
         weight, bias = teachers_head(info, wide, method=self.name, of="last map", does="ships", instead="reviewkd")
@@ -132,13 +130,3 @@ class SimKD(Method):
         network.projector.load_state_dict(self.projector.state_dict())
         network.classifier.load_state_dict({"weight": self.head_weight, "bias": self.head_bias})
         return network.to(self.head_weight.device).train(student.training)
-
-    def _grid(self, shapes: Mapping[str, tuple[int, ...]], side: str) -> Grid:
-        grid = grid_of(LAST_MAP, shapes, side=side, method=self.name)
-        if grid.prefix:
-            raise MethodError(
-                f"method {self.name!r}: the {side}'s {LAST_MAP} has the shape {list(grid.shape)}: tokens of no square",
-                allowed="maps [C,H,W], or tokens [T,D] of a square of patches",
-                remedy=f"another {side}, or a method on logits, such as kd",
-            )
-        return grid

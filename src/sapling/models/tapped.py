@@ -25,7 +25,8 @@ class TappedModel(nn.Module):
 
     ``forward`` takes images ``[B,C,H,W]`` in [0,1], resizes them (bicubic, antialiased) where their size
     is not ``preprocess.img_size``, normalises them, and gives `Outputs`, always float32: ``logits [B,K]``
-    and per tap ``[B,C,h,w]`` (channels first whatever the network uses), ``[B,T,D]`` or ``[B,D]``.
+    and per tap ``[B,C,h,w]`` (channels first whatever the network uses), ``[B,T,D]`` or ``[B,D]``. Tokens are those of
+    the patches, row by row: class token, distillation token and registers (timm's ``num_prefix_tokens``) are left out.
 
     Taps are ``stage1``..``stage4`` (see `stage_modules`), ``embedding`` (the input of the classifier), or
     the path of a module (its output). With ``.pre`` behind: the input of the activation that makes that
@@ -194,6 +195,7 @@ class TappedModel(nn.Module):
             )
         if place.channels_last:
             value = value.permute(0, 3, 1, 2)
+        value = value[:, place.leading :] if place.leading else value
         if tap == CLASS_MAP:
             return self._classified(value)
         if place.is_embedding and value.dim() == 4:
@@ -272,23 +274,26 @@ class TappedModel(nn.Module):
         if not wanted:
             return {}
         trace, in_network = Trace(), getattr(self.model, "output_fmt", None) == "NHWC"
-        with self._one_image() as image, trace.listen(self.model, set(wanted.values())):
+        path, channels = stage_modules(self.model).get("stage4", ("", None))
+        is_there = path and path in dict(self.model.named_modules())
+        last = {CLASS_MAP: Place(path, channels=channels)} if is_there else {}
+        with self._one_image() as image, trace.listen(self.model, {*wanted.values(), *last.values()}):
             self._logits(self.normalise(image))
         places = {}
         for tap, place in wanted.items():
             if tap in averaged:
-                places[tap] = self._averaged(tap, trace, place)
+                places[tap] = self._averaged(tap, trace.averaged_into(place, last.get(tap)), place)
                 continue
             before = trace.activation_before(place) if tap.endswith(".pre") else None
             if tap.endswith(".pre") and before is None:
                 self.taps_without_activation += (tap,)
             lies_so = trace.is_channels_last(place, in_network=in_network)
-            places[tap] = replace(before or place, channels_last=lies_so)
+            leading = trace.leading_tokens(place)
+            places[tap] = replace(before or place, channels_last=lies_so, leading=leading)
         return places
 
-    def _averaged(self, tap: str, trace: Trace, embedding: Place) -> Place:
-        """Where the map lies whose mean the classifier reads."""
-        found = trace.averaged_into(embedding)
+    def _averaged(self, tap: str, found: Place | None, embedding: Place) -> Place:
+        """Where the map lies whose mean the classifier reads; refused where none was found."""
         if found is None:
             raise ModelError(
                 f"{type(self.model).__name__} has no {tap!r}: its classifier does not read the mean of a map",

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from timm.layers import DropPath
@@ -31,6 +31,7 @@ class Place:
         copied: a later layer overwrites the tensor, so that it is copied at once.
         call: number of the call that counts, from 0: one activation may serve a block several times.
         num_calls: calls in one forward.
+        leading: tokens before those of the patches (class token, registers), which are left out.
     """
 
     path: str
@@ -41,6 +42,7 @@ class Place:
     copied: bool = False
     call: int = 0
     num_calls: int = 1
+    leading: int = 0
 
 
 class Recorder:
@@ -108,6 +110,7 @@ class Trace:
     def __init__(self) -> None:
         self.calls: list[Call] = []
         self._marks: dict[Place, tuple[int, Any]] = {}
+        self._num_leading, self._num_patches = 0, 0
 
     @contextmanager
     def listen(self, model: nn.Module, places: Iterable[Place]) -> Iterator[None]:
@@ -117,6 +120,9 @@ class Trace:
             for path, module in model.named_modules()
             if not any(module.children()) and not isinstance(module, _PASSING)
         ]
+        self._num_leading, embed = _leading_of(model)
+        if embed is not None:
+            handles.append(embed.register_forward_hook(self._count_patches))
         for place in places:
             module = model.get_submodule(place.path)
             if place.at_input:
@@ -174,12 +180,24 @@ class Trace:
             return in_network and channels == last and channels != first
         return in_network
 
-    def averaged_into(self, place: Place) -> Place | None:
+    def leading_tokens(self, place: Place) -> int:
+        """How many of the tokens ``[B,T,D]`` at ``place`` come before those of the patches; 0 of what is no tokens.
+
+        The network says how many it has; some put them there in their last blocks only.
+        """
+        return self._leading(self._before(place)[1])
+
+    def averaged_into(self, place: Place, last: Place | None = None) -> Place | None:
         """The map or the tokens whose plain mean over the positions passes at ``place``; None where there is none.
 
         Told by the values: the last layer whose output has that mean. Earlier ones may have it, too, while blocks do
         nothing yet (their last norm starts at 0); what a pooling gives has one position and counts only if nothing else
-        does.
+        does. A mean that counts class token and registers, too, is that of no map.
+
+        Args:
+            place: of the embedding.
+            last: where the network's last map passes, if what has one position is to count only where that has one,
+                too: else it lies behind the mean, and the classifier reads what a layer made of that.
         """
         before, pooled = self._before(place)
         if not isinstance(pooled, Tensor) or pooled.dim() not in (2, 4):
@@ -187,14 +205,25 @@ class Trace:
         wanted = pooled if pooled.dim() == 2 else pooled.mean(dim=(2, 3))
         found: dict[bool, Place] = {}
         for number, call in enumerate(before):
-            if (form := _mean_over(call.output, wanted)) is not None:
+            if not self._leading(call.output) and (form := _mean_over(call.output, wanted)) is not None:
                 found[call.output.numel() > wanted.numel()] = Place(
                     call.path,
                     channels_last=form == "channels_last",
                     call=sum(other.path == call.path for other in before[:number]),
                     num_calls=sum(other.path == call.path for other in self.calls),
                 )
+        if True not in found and last is not None and self._has_positions(last):
+            return None
         return found.get(True, found.get(False))
+
+    def _has_positions(self, place: Place) -> bool:
+        _, value = self._before(place)
+        return isinstance(value, Tensor) and place.channels is not None and value[0].numel() > place.channels
+
+    def _leading(self, value: Any) -> int:
+        if not isinstance(value, Tensor) or value.dim() != 3:
+            return 0
+        return self._num_leading if value.shape[1] > self._num_leading and value.shape[1] != self._num_patches else 0
 
     def _before(self, place: Place) -> tuple[Sequence[Call], Any]:
         position, value = self._marks.get(place, (0, None))
@@ -205,6 +234,10 @@ class Trace:
             self.calls.append(Call(path, module, output))
 
         return note
+
+    def _count_patches(self, module: nn.Module, inputs: Any, output: Any) -> None:
+        tokens = output[0] if isinstance(output, (tuple, list)) else output  # [B,T,D] or [B,h,w,D]
+        self._num_patches = math.prod(tokens.shape[1:-1]) if isinstance(tokens, Tensor) else 0
 
     def _marking_output(self, place: Place) -> Callable[[nn.Module, Any, Any], None]:
         def mark(module: nn.Module, inputs: Any, output: Any) -> None:
@@ -235,6 +268,15 @@ def _mean_over(output: Any, wanted: Tensor) -> str | None:
             if mean.shape == wanted.shape and torch.allclose(mean.to(wanted), wanted, rtol=0, atol=close):
                 return form
     return None
+
+
+def _leading_of(model: nn.Module) -> tuple[int, nn.Module | None]:
+    """How many tokens a network puts before those of its patches, and what makes the patches, by timm's names."""
+    for module in model.modules():
+        if hasattr(module, "num_prefix_tokens"):
+            embed = getattr(module, "patch_embed", None)
+            return int(cast("int", module.num_prefix_tokens)), embed if isinstance(embed, nn.Module) else None
+    return 0, None
 
 
 def _channels_of(module: nn.Module) -> int | None:
