@@ -151,7 +151,10 @@ def open_teacher(
         multi_label=False,
     )
     figures = classification_metrics(answers(student, data, config, machine), data.labels("val"), data.num_classes)
-    write_json(place / "figures.json", {"network": network, "top1": figures["top1"], "epochs": epochs, "seconds": sum(clock.values())})
+    write_json(
+        place / "figures.json",
+        {"network": network, "top1": figures["top1"], "epochs": epochs, "seconds": sum(clock.values())},
+    )
     print(f"{name}: teacher {figures['top1']:.3f} on dev after {sum(clock.values()):.0f} s", flush=True)
     return place
 

@@ -1,4 +1,4 @@
-"""Draw docs/images/methods.png and write the tables of docs/methods/measured.md from results/methods.json (``methods.py``).
+"""Draw docs/images/methods.png and write the tables of docs/methods/measured.md from results/methods.json.
 
 python benchmarks/methods_page.py
 """

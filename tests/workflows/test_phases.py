@@ -75,6 +75,10 @@ def prepare(world, folder, method, **changes):
         return phase_results(run), said
 
 
+def with_seed(config, seed):
+    return config.model_copy(update={"train": config.train.model_copy(update={"seed": seed})})
+
+
 def parts(method):
     return {k: v.clone() for k, v in method.state_dict().items() if "autoencoder" in k or "denoiser" in k}
 
@@ -127,10 +131,33 @@ def test_the_key_holds_all_that_the_result_depends_on(world, tmp_path):
             key(weights={"diff": 2}),
         ]
         assert len({usual, *changed}) == len(changed) + 1
-        object.__setattr__(
-            run, "config", config.model_copy(update={"train": config.train.model_copy(update={"seed": 5})})
-        )
-        assert key() not in {usual, *changed}
+        object.__setattr__(run, "config", with_seed(config, 5))
+        assert key() == usual, "it has a seed of its own"
+
+
+def test_runs_with_other_seeds_find_the_phase_and_would_make_the_same(world, tmp_path, monkeypatch):
+    first, second, third = make(world), make(world, seed=1), make(world, seed=2)
+    prepare(world, tmp_path / "a", first)
+    other = with_seed(world[0], 5)
+    found, _ = prepare(world, tmp_path / "b", second, config=other)
+    assert found["denoiser"]["from_cache"] is True
+    assert same(parts(first), parts(second))
+    monkeypatch.setenv("SAPLING_CACHE", str(tmp_path / "empty"))
+    made, _ = prepare(world, tmp_path / "c", third, config=other)
+    assert made["denoiser"]["from_cache"] is False
+    assert same(parts(first), parts(third))
+
+
+def test_a_run_whose_phase_was_made_of_its_first_seed_goes_on_with_it(world, tmp_path, monkeypatch):
+    first, second = make(world), make(world, seed=1)
+    prepare(world, tmp_path / "a", first)
+    file = tmp_path / "a" / "phases" / "denoiser" / "card.json"
+    card = json.loads(file.read_text())
+    file.write_text(json.dumps({**card, "made_of": {**card["made_of"], "seed": 2**31 + 5}}))
+    monkeypatch.setattr(phases, "fit_phase", lambda *_, **__: pytest.fail("it was trained again"))
+    monkeypatch.setenv("SAPLING_CACHE", str(tmp_path / "empty"))
+    prepare(world, tmp_path / "a", second)
+    assert same(parts(first), parts(second))
 
 
 def test_seeds_of_a_run_share_the_phase_whatever_changes_around_them(world, tmp_path, monkeypatch):

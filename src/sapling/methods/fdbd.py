@@ -23,9 +23,10 @@ Departures: the distance is the squared error, as in DiffKD, times 10; the paper
     over channels, per position (feat_loss: kl_spatial is over positions), latents are compared, the autoencoder is
     frozen with the denoiser, both in eval mode with the statistics of phase 1, and gradients flow through them; the
     paper lists diff and ae in the second loss too, where nothing is left that they could train. Maps of different sizes
-    are averaged down to the smaller; a ViT's patches are a square map without its class token. Phase 1 is shared by the
-    seeds of a run. alpha means the second phase: the first has no label term. The denoiser is checked on held-out
-    images, and a warning printed if it fails.
+    are averaged down to the smaller; a ViT's patches are a square map without its class token. Phase 1 has one fixed
+    seed, and runs with other seeds and students share what it made; it learns maps of the size that is compared, so a
+    student whose map is smaller gets one of its own. alpha means the second phase: the first has no label term. The
+    denoiser is checked on held-out images, and a warning printed if it fails.
 """
 
 from __future__ import annotations

@@ -35,6 +35,7 @@ from sapling.workflows.latents import after_phases
 from sapling.workflows.members import Planned, train_in_parts
 from sapling.workflows.networks import log_notes
 from sapling.workflows.openings import caution, open_test
+from sapling.workflows.pair import check_pair
 from sapling.workflows.passes import (
     Machine,
     batch_size_for,
@@ -142,6 +143,8 @@ def _work(run: Run, screen: Screen) -> None:
     )
     for remark in remarks_without_teacher(config):
         run.log(remark)
+    if not run.path("teacher", "card.json").exists():
+        check_pair(config, data)
     teacher = get_teacher(run, data, machine, screen)
     epochs = epochs_for(config, data)
     log_notes(run, epochs)

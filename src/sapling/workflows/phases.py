@@ -35,8 +35,9 @@ from sapling.types import Phase, Teacher
 from sapling.workflows.gate import some
 from sapling.workflows.passes import Machine, batch_size_for
 
-PHASE_STREAM = 2**31
-"""Added to the seed of a phase, so that it meets other views than students and teachers do."""
+PHASE_SEED = 2**31
+"""Of every phase, whatever the seeds of the run are, so that runs with other seeds find what it made; far from those of
+students and teachers, so that it meets other views than they do."""
 WEIGHTS, CARD = "model.safetensors", "card.json"
 FORMAT = 1
 """Counts up when the same settings come to make other weights."""
@@ -128,7 +129,7 @@ def phase_key(task: _Task, teacher_identity: Mapping[str, str]) -> dict[str, Any
         "data": {k: card[k] for k in ("fingerprint", "split_fingerprint", "img_size", "views", "mix")},
         "sample_power": data.sample_power,
         "batch_size": batch_size_for(task.run.config, data),
-        "seed": task.seed,
+        "seed": PHASE_SEED,
         "machine": {"device": task.machine.device.partition(":")[0], "precision": task.machine.precision},
         "environment": numeric_environment(),
     }
@@ -166,11 +167,6 @@ class _Task:
     optim: OptimSettings
     earlier: tuple[Phase, ...] = ()
 
-    @property
-    def seed(self) -> int:
-        """One for all seeds of the run."""
-        return PHASE_STREAM + self.run.config.train.seed
-
 
 def _optim(run: Run, phase: Phase, data: Dataset, students: OptimSettings) -> OptimSettings:
     num_batches = data.num_batches(batch_size_for(run.config, data))
@@ -190,7 +186,7 @@ def _train(task: _Task, teacher: Teacher, checkpoint: Path, screen: Screen) -> t
     """A method made anew by the seed of the phase, trained and examined: nothing of a member's seed enters."""
     run, phase, data, machine, optim = task.run, task.phase, task.data, task.machine, task.optim
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(task.seed)
+        torch.manual_seed(PHASE_SEED)
         fresh = type(task.method)(task.method.config, task.method.info)
     for before in task.earlier:
         _put(fresh, before, run.path("phases", before.name, WEIGHTS))
@@ -200,7 +196,7 @@ def _train(task: _Task, teacher: Teacher, checkpoint: Path, screen: Screen) -> t
         name=name,
         epochs=epochs,
         batch_size=batch_size,
-        seed=task.seed,
+        seed=PHASE_SEED,
         device=machine.device,
         bf16=machine.bf16,
         channels_last=True,
@@ -260,11 +256,14 @@ def _is_there(folder: Path) -> bool:
 
 
 def _is_of_this_run(folder: Path, content: Mapping[str, Any]) -> bool:
-    """Whether the run has the phase. Seeds that follow under another version share it with those that went before."""
+    """Whether the run has the phase. Seeds that follow under another version share it with those that went before.
+
+    Earlier versions made it of the first seed of the run.
+    """
     if not _is_there(folder):
         return False
     before, wanted = read_json(folder / CARD).get("made_of", {}), json.loads(json.dumps(content))
-    return all(before.get(k) == v for k, v in wanted.items() if k not in ("environment", "sapling"))
+    return all(before.get(k) == v for k, v in wanted.items() if k not in ("environment", "sapling", "seed"))
 
 
 def _keep(folder: Path, tensors: Mapping[str, Tensor], card: Mapping[str, Any]) -> None:

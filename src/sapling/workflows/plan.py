@@ -14,34 +14,21 @@ from sapling.data.loader import Dataset
 from sapling.engine.phases import phase_epochs
 from sapling.engine.plan import before_students
 from sapling.engine.trainer import autocast
-from sapling.models.create import count_macs, count_parameters, create_model, resolve_name
-from sapling.models.load import Preprocess
-from sapling.models.tapped import TappedModel
+from sapling.models.create import count_macs, count_parameters, resolve_name
 from sapling.record import run_folder
 from sapling.report.wording import model_name
 from sapling.screen import Screen
-from sapling.teachers.ensemble import Ensemble
-from sapling.teachers.live import LiveTeacher
 from sapling.workflows.answers import decide
-from sapling.workflows.dataset import check_bands, open_checked
-from sapling.workflows.networks import (
-    is_given,
-    load_given,
-    method_notes,
-    needs_of,
-    parts_of,
-    symmetries_for,
-    without_gain,
-)
+from sapling.workflows.dataset import open_checked
+from sapling.workflows.networks import is_given, method_notes, needs_of, parts_of, symmetries_for, without_gain
+from sapling.workflows.pair import build_pair, student_network, teacher_networks
 from sapling.workflows.passes import (
     Machine,
     batch_size_for,
     check_names,
     data_sizes,
     epochs_for,
-    pair_info,
     prepare_machine,
-    preprocess_for,
 )
 from sapling.workflows.several import given_folds, teacher_epochs
 
@@ -67,7 +54,7 @@ def plan(config: RunConfig, *, task: str = "distill", screen: Screen | None = No
     machine = prepare_machine(config)
     channels = data.num_channels
     shape = student_shape = (channels, data.img_size, data.img_size)
-    student = create_model(student_name, num_classes=data.num_classes, in_chans=channels, img_size=data.img_size)
+    student = student_network(config, data)
     epochs, seeds = epochs_for(config, data), config.train.num_seeds if task == "distill" else 1
     steps = data.num_batches(batch_size_for(config, data))
     batch = batch_size_for(config, data)
@@ -84,18 +71,9 @@ def plan(config: RunConfig, *, task: str = "distill", screen: Screen | None = No
     seconds = epochs * steps * seeds * step_seconds * (2 if task == "distill" else 1)
     if task == "distill":
         symmetries, cards, forward = len(symmetries_for(config, data.spec)), [], 0.0
-        teachers: list[tuple[torch.nn.Module, Preprocess]] = []
-        for part in parts_of(config.teacher.model):
-            if given:
-                loaded = load_given(config.teacher.model_copy(update={"model": part}), data)
-                check_bands(loaded.preprocess, data, where=part)
-                teacher, size, preprocess = loaded.model, loaded.preprocess.img_size, loaded.preprocess
-            else:
-                size = data.img_size
-                teacher = create_model(part, num_classes=data.num_classes, in_chans=channels, img_size=size)
-                preprocess = preprocess_for(teacher, data)
-            teachers.append((teacher, preprocess))
-            shape = (channels, size, size)
+        teachers = teacher_networks(config, data)
+        for part, (teacher, preprocess) in zip(parts_of(config.teacher.model), teachers, strict=True):
+            shape = (channels, preprocess.img_size, preprocess.img_size)
             cards.append(_card(part, teacher, shape))
             forward += _time_step(teacher, shape, batch, machine, train=False)
         num = len(cards) if given else config.teacher.num_teachers
@@ -117,7 +95,7 @@ def plan(config: RunConfig, *, task: str = "distill", screen: Screen | None = No
             result["teacher"]["epochs"] = epochs_each = teacher_epochs(config, learned)
             teacher_steps = num * epochs_each * learned.num_batches(batch_size_for(config, learned))
             seconds += teacher_steps * _time_step(teacher, shape, batch, machine, train=True)
-        method = _method(config, data, student, teachers if given else teachers * num)
+        method = build_pair(config, data, student, teachers)
         heard = decide(config, data, {tap: method.info.teacher_shapes[tap] for tap in needs_of(config).teacher}, epochs)
         result["teacher"]["heard"] = {**asdict(heard), "sentence": heard.sentence}
         seconds += (heard.num_views if heard.kept else epochs * seeds) * steps * per_image * forward
@@ -144,19 +122,6 @@ def _train_part(config: RunConfig, data: Dataset) -> Dataset:
         return data
     train = data.split.train
     return replace(data, split=replace(data.split, train=train[len(train) // config.teacher.num_teachers :]))
-
-
-def _method(
-    config: RunConfig, data: Dataset, student: torch.nn.Module, teachers: list[tuple[torch.nn.Module, Preprocess]]
-) -> methods.Method:
-    """The method for this pair; building it also shows whether the pair fits."""
-    name, options = config.method.name, config.method.options
-    taps = methods.taps(name, **options)
-    own = TappedModel(student, preprocess_for(student, data), taps.student)
-    theirs = [TappedModel(model, preprocess, taps.teacher, bands=data.store.bands) for model, preprocess in teachers]
-    answering = theirs[0] if len(theirs) == 1 else Ensemble(theirs)
-    live = LiveTeacher(answering, device="cpu", bf16=False, channels_last=False)
-    return methods.build(name, pair_info(data, own, live), **options)
 
 
 def _phases(method: methods.Method, steps: int) -> list[dict[str, Any]]:

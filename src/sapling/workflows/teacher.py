@@ -21,7 +21,6 @@ from safetensors.numpy import save as serialize
 from sapling.bands import Bands
 from sapling.data.folds import FOLDS_FILE, read_folds
 from sapling.data.loader import Dataset
-from sapling.errors import ModelError
 from sapling.evaluation.metrics import classification_metrics
 from sapling.models.create import count_macs, count_parameters, origin_of
 from sapling.models.load import LoadedModel, ensemble_folders, load_model, save_model
@@ -29,12 +28,11 @@ from sapling.models.tapped import TappedModel
 from sapling.record import Run, atomic_file, read_json, write_json
 from sapling.screen import Screen, duration
 from sapling.teachers.ensemble import PLAIN, Ensemble, Symmetrised, Symmetry
-from sapling.teachers.gate import check_classes
 from sapling.teachers.live import LiveTeacher
 from sapling.types import Teacher
-from sapling.workflows.dataset import check_bands
 from sapling.workflows.gate import Judgement, answers_of, files_of, judge, judge_together, warnings_about
 from sapling.workflows.networks import is_given, load_given, parts_of, provenance, symmetries_for
+from sapling.workflows.pair import check_given
 from sapling.workflows.passes import Machine, load_trained, measure_test
 from sapling.workflows.scores import shown
 from sapling.workflows.several import keep_folds, teacher_names, train_teacher
@@ -212,15 +210,7 @@ def _load_given(run: Run, data: Dataset, part: str) -> LoadedModel:
         run.log(f"teacher: {part} means the student of that run; its own teachers are {Path(part) / 'teacher'}")
     for note in loaded.notes:
         run.log(f"teacher: {note}")
-    check_classes(loaded.classes, data.classes, where=part)
-    check_bands(loaded.preprocess, data, where=part)
-    if loaded.multi_label != data.multi_label:
-        has, wanted = ("several labels", "one class") if loaded.multi_label else ("one class", "several labels")
-        raise ModelError(
-            f"the teacher was trained for {has} per image, the data may have {wanted}",
-            where=part,
-            remedy="a teacher trained on such data: sapling train DATA --model resnet18",
-        )
+    check_given(loaded, data, where=part)
     return loaded
 
 
