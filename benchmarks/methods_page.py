@@ -77,15 +77,17 @@ def draw(found: dict[str, Rows], arms: list[str], most: int) -> None:
     figure.savefig(DOCS / "images" / "methods.png", dpi=110)
 
 
-def cell(row: dict[str, Any] | None) -> str:
-    """A gain with its interval; bold where a difference is shown."""
+def cell(row: dict[str, Any] | None, most: int) -> str:
+    """A gain with its interval; bold where a difference is shown; of fewer seeds than ``most`` without any claim."""
     if row is None or "gain" not in row:
         return ""
+    if (number := len(row["seeds"])) < most:
+        return f"{100 * row['gain']:+.1f}, {number} seed" + ("s" if number > 1 else "")
     text = f"{100 * row['gain']:+.1f} ({100 * row['low']:+.1f} to {100 * row['high']:+.1f})"
-    return f"**{text}**" if row["outcome"] in ("better", "worse") else text
+    return f"**{text}**" if most > 1 and row["outcome"] in ("better", "worse") else text
 
 
-def table(found: dict[str, Rows], arms: list[str], *, ranked: bool = True) -> str:
+def table(found: dict[str, Rows], arms: list[str], most: int, *, ranked: bool = True) -> str:
     """Markdown: a row for each arm, for each set its gain, and its mean rank and cost if ``ranked``."""
     heads = [f"{title} | rank | cost" if ranked else title for title in found]
     lines = ["| method | " + " | ".join(heads) + " |", "|---" * (1 + (3 if ranked else 1) * len(found)) + "|"]
@@ -93,7 +95,7 @@ def table(found: dict[str, Rows], arms: list[str], *, ranked: bool = True) -> st
         cells = []
         for rows in found.values():
             row = rows.get(arm)
-            cells.append(cell(row))
+            cells.append(cell(row, most))
             if ranked:
                 cells.append(f"{row['mean_rank']:.1f}" if row and row["mean_rank"] else "")
                 cells.append(f"{100 * (row['step_cost'] - 1):+.0f} %" if row and "step_cost" in row else "")
@@ -131,8 +133,8 @@ def main() -> None:
     tried = order(trials, 1)
     text = PAGE.read_text(encoding="utf-8")
     text = between(text, "sets", "\n".join(lines))
-    text = between(text, "table", table(found, arms))
-    text = between(text, "trials", table(trials, tried, ranked=False))
+    text = between(text, "table", table(found, arms, most))
+    text = between(text, "trials", table(trials, tried, 1, ranked=False))
     PAGE.write_text(text, encoding="utf-8")
 
 
