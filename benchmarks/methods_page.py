@@ -83,7 +83,8 @@ def cell(row: dict[str, Any] | None, most: int) -> str:
         return ""
     if (number := len(row["seeds"])) < most:
         return f"{100 * row['gain']:+.1f}, {number} seed" + ("s" if number > 1 else "")
-    text = f"{100 * row['gain']:+.1f} ({100 * row['low']:+.1f} to {100 * row['high']:+.1f})"
+    gain, low, high = (round(100 * row[key], 1) + 0.0 for key in ("gain", "low", "high"))
+    text = f"{gain:+.1f} ({low:+.1f} to {high:+.1f})"
     return f"**{text}**" if most > 1 and row["outcome"] in ("better", "worse") else text
 
 
@@ -98,7 +99,7 @@ def table(found: dict[str, Rows], arms: list[str], most: int, *, ranked: bool = 
             cells.append(cell(row, most))
             if ranked:
                 cells.append(f"{row['mean_rank']:.1f}" if row and row["mean_rank"] else "")
-                cells.append(f"{100 * (row['step_cost'] - 1):+.0f} %" if row and "step_cost" in row else "")
+                cells.append(f"{round(100 * (row['step_cost'] - 1)) + 0:+d} %" if row and "step_cost" in row else "")
         lines.append(f"| `{arm}` | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
