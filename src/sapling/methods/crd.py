@@ -18,7 +18,8 @@ Departures: by default the wrong answers are the images of other classes in the 
     the authors' loss, from their banks of all N training images: each holds a running mean of the image's vectors, so
     under augmentation those of earlier views. Drawn with replacement from the images of other classes (theirs: without,
     where there are enough). Z is set by the first batch and then kept, as theirs. The banks (2 N dimensions numbers, 1
-    GiB at most) are part of the checkpoint. Both projectors are trained, as theirs.
+    GiB at most) are part of the checkpoint. Both projectors are trained, as theirs. Negatives without labels are not
+    offered.
 Reference: CIFAR-100, top-1 in %: ResNet-56 -> 20 71.16, ResNet-32x4 -> 8x4 75.51 (alone 69.06 and 72.50, plain kd
     70.66 and 73.33); RepDistiller's README.
 """
