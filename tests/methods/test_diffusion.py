@@ -154,6 +154,8 @@ def test_the_other_distances():
         refined_latent[loss] = refined_and_latent(method), value(method, "diffkd")
     (refined, latent), found = refined_latent["mse"]
     assert found == pytest.approx(10 * float((refined - latent).square().mean()), rel=1e-4)
+    assert make().config.feat_loss == make("diffkd").config.feat_loss == "mse"
+    assert (make().config.mse_scale, make("diffkd").config.mse_scale) == (10, 1)
     (refined, latent), found = refined_latent["kl_spatial"]
     rows = [m.flatten(2).flatten(0, 1).tolist() for m in (refined, latent)]
     assert found == pytest.approx(naive.kl_rows(*rows, 2.0).mean(), rel=1e-4)
@@ -353,6 +355,7 @@ def test_phases():
     [
         ({"branches": ["feat", "feat"]}, "each at most once"),
         ({"joint": True, "phase1_lr": 0.1}, "phase1_lr: changes nothing while joint is true"),
+        ({"feat_loss": "kl_channel", "mse_scale": 5}, "mse_scale: changes nothing unless feat_loss is mse"),
         ({"denoiser": False, "weights": {"diff": 1}}, "weights.diff can do nothing"),
         ({"branches": ["logit"], "weights": {"ae": 1}}, "weights.ae can do nothing"),
         ({"weights": {"diff": 0}}, "leaves the denoiser untrained"),

@@ -83,3 +83,8 @@ def test_mixed_targets_are_taken_as_they_are():
     given = Batch(batch().images, None, batch().indices, batch().views, soft)
     expected = F.binary_cross_entropy_with_logits(drawn(1).logits, soft)
     assert torch.equal(method(drawn(1), None, given, Step())["bce"], expected)
+
+
+def test_kd_of_several_labels_has_no_other_reduction():
+    with pytest.raises(ConfigError, match="'kd': reduction"):
+        methods.build("kd", INFO, reduction="mean")

@@ -43,9 +43,7 @@ class DiffKD(DiffusionMethod):
             max_length=2,
             description="what is denoised: the feature, the logits, or both",
         )
-        feat_loss: Literal["kl_channel", "kl_spatial", "mse"] = Field(
-            "mse", description="distance of latents: KL over channels per position, KL over positions, or MSE"
-        )
+        mse_scale: float = Field(1.0, gt=0, le=1e6, description="factor of the squared error of feat_loss mse")
         joint: bool = Field(True, description="train everything at once; false: denoiser first, then frozen, as FDBD")
 
     config: Config

@@ -50,13 +50,11 @@ class DiffusionConfig(MethodConfig):
         ("feat",), min_length=1, max_length=2, description="what is denoised: the feature, the logits, or both"
     )
     feat_loss: Literal["kl_channel", "kl_spatial", "mse"] = Field(
-        "kl_channel", description="distance of latents: KL over channels per position, KL over positions, or MSE"
+        "mse", description="distance of latents: squared error, KL over channels per position, KL over positions"
     )
-    mse_scale: float = Field(1.0, gt=0, le=1e6, description="factor of the MSE; says nothing with another feat_loss")
+    mse_scale: float = Field(10.0, gt=0, le=1e6, description="factor of the squared error of feat_loss mse")
     temperature: float = Field(1.0, gt=0, le=1000, description="of the KL divergences, of latents and logits")
-    ae_channels: int | None = Field(
-        None, ge=8, le=8192, description="channels of the latent; None: half of the teacher's, 64 to 1,024"
-    )
+    ae_channels: int | None = Field(None, ge=8, le=8192, description="of the latent; None: half of the teacher's")
     denoise_steps: int = Field(5, ge=1, le=50, description="steps of the chain; each costs a pass through the denoiser")
     gamma_floor: float = Field(
         0.0, ge=0, lt=1, description="least share of the student's latent in what is cleaned; 0: the adapter alone says"
@@ -83,6 +81,8 @@ class DiffusionConfig(MethodConfig):
         unused = [k for k in OF_FIRST_PHASE if getattr(self, k) != type(self).model_fields[k].default]
         if self.gamma_floor and not self.denoiser:
             raise ValueError("gamma_floor: changes nothing while denoiser is false")
+        if "mse_scale" in self.model_fields_set and self.feat_loss != "mse":
+            raise ValueError("mse_scale: changes nothing unless feat_loss is mse")
         if self.joint and unused:
             raise ValueError(f"{unused[0]}: changes nothing while joint is true, as there is only one phase")
         return self

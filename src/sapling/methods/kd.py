@@ -63,7 +63,7 @@ class KD(Method):
         """Build it; see :class:`Method`.
 
         Raises:
-            ConfigError: ``standardize`` with several labels per image, or with two classes.
+            ConfigError: ``standardize`` with several labels or two classes, ``reduction`` with several labels.
         """
         super().__init__(config, info)
         if info.multi_label and config.standardize:
@@ -72,6 +72,8 @@ class KD(Method):
                 "several labels",
                 remedy="leave standardize away",
             )
+        if info.multi_label and config.reduction == "mean":
+            raise ConfigError(f"method {self.name!r}: reduction: several labels per image are averaged over as it is")
         if config.standardize:
             check_standardize(info.num_classes, self.name)
 

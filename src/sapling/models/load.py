@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import safetensors
-import safetensors.torch
 import timm
+from safetensors.torch import load as load_safetensors
 from torch import Tensor, nn
 
 from sapling.bands import Bands, bands_from
@@ -351,7 +351,7 @@ def _read_weights(path: Path, config: dict[str, Any]) -> dict[str, Tensor]:
     if blob[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05") and blob[8:9] != b"{":
         raise pickled(path)
     try:
-        weights: dict[str, Tensor] = safetensors.torch.load(blob)
+        weights: dict[str, Tensor] = load_safetensors(blob)
     except (safetensors.SafetensorError, ValueError, KeyError) as error:
         raise ModelError(
             f"{path.name} is damaged or cut off ({len(blob):,} bytes): {error}",
