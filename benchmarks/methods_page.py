@@ -19,7 +19,8 @@ SETS = {"aid-32px": "AID", "eurosat-32px": "EuroSAT, a part", "trees-32px": "Tre
 TRIALS = {"aid-32px-10-epochs": "AID", "trees-32px-10-epochs": "Trees"}
 PAGE = DOCS / "methods" / "measured.md"
 CONTROL = "control"
-TONES = {"better": "method", "worse": "control", "no difference shown": "muted", "practically the same": "muted"}
+LOOKS = {"better": ("method", "^"), "worse": ("control", "v"), "no difference shown": ("muted", "o")}
+"""Colour and marker of an outcome."""
 
 Rows = dict[str, dict[str, Any]]
 
@@ -50,10 +51,9 @@ def draw(found: dict[str, Rows], arms: list[str], most: int) -> None:
         shown = [arm for arm in arms if arm in rows and len(rows[arm]["seeds"]) >= most]
         for arm in shown:
             row, place = rows[arm], arms.index(arm)
-            colour = COLOURS[TONES.get(row["outcome"], "muted")]
-            axes.plot([100 * row["low"], 100 * row["high"]], [place, place], color=colour, lw=2.6)
-            marker = {"better": "^", "worse": "v"}.get(row["outcome"], "o")
-            axes.plot([100 * row["gain"]], [place], marker, color=colour, ms=8)
+            tone, marker = LOOKS[row["outcome"]]
+            axes.plot([100 * row["low"], 100 * row["high"]], [place, place], color=COLOURS[tone], lw=2.6)
+            axes.plot([100 * row["gain"]], [place], marker, color=COLOURS[tone], ms=8)
         axes.axvline(0, color=COLOURS["ink"], lw=1)
         axes.grid(axis="x", color=COLOURS["grid"])
         axes.set_axisbelow(True)
