@@ -62,7 +62,21 @@ NORMAL: dict[str, Any] = {**KL, "normalise": True}
 ARMS: dict[str, tuple[str, dict[str, Any]]] = {
     **{
         name: (name, {})
-        for name in ("kd", "dkd", "dist", "fitnet", "at", "sp", "rkd", "pkt", "reviewkd", "srrl", "vkd", "nuclear")
+        for name in (
+            "function_matching",
+            "kd",
+            "dkd",
+            "dist",
+            "fitnet",
+            "at",
+            "sp",
+            "rkd",
+            "pkt",
+            "reviewkd",
+            "srrl",
+            "vkd",
+            "nuclear",
+        )
     },
     "diffkd": ("diffkd", {}),
     "simkd": ("simkd", {}),
@@ -159,6 +173,27 @@ def open_teacher(
     return place
 
 
+def kept_answers(
+    name: str,
+    identity: dict[str, str],
+    live: LiveTeacher,
+    taps: list[str],
+    data: Dataset,
+    config: RunConfig,
+    machine: Machine,
+) -> CachedTeacher:
+    """What the teacher answers to every view, asked once for all seeds and arms."""
+    store = open_answers(
+        {**identity, "data": data.store.fingerprint, "img_size": data.img_size},
+        data.split.train,
+        num_views=data.num_views,
+        name=f"methods-{data.source.name}",
+    )
+    seconds = build_answers(store, live, data, taps=taps, batch_size=config.evaluate.batch_size, device=machine.device)
+    print(f"  {name}: the teacher's answers took {seconds:.0f} s", flush=True)
+    return CachedTeacher(live, store, num_classes=data.num_classes, taps=taps)
+
+
 def one_pass(
     place: Path,
     arms: dict[str, Any],
@@ -179,16 +214,9 @@ def one_pass(
         bf16=machine.bf16,
         channels_last=True,
     )
-    store = open_answers(
-        {**identity, "data": data.store.fingerprint, "img_size": data.img_size},
-        data.split.train,
-        num_views=data.num_views,
-        name=f"methods-{data.source.name}",
-    )
-    taps, size = sorted(wanted), config.evaluate.batch_size
-    seconds = build_answers(store, live, data, taps=taps, batch_size=size, device=machine.device)
-    print(f"  {place.parent.name}: the teacher's answers took {seconds:.0f} s", flush=True)
-    heard = CachedTeacher(live, store, num_classes=data.num_classes, taps=taps)
+    heard: Teacher = live
+    if not data.mix.is_on:
+        heard = kept_answers(place.parent.name, identity, live, sorted(wanted), data, config, machine)
     optim = optim_settings(config, data, epochs=epochs, pretrained=False)
     members = [
         make_member(
@@ -296,6 +324,7 @@ def main() -> None:
     parser.add_argument("seeds", type=int, nargs="*", default=[0, 1, 2, 3, 4])
     parser.add_argument("--arms", help="names with ';' between them; all by default")
     parser.add_argument("--epochs", type=int, help="of the students; such a table stands apart")
+    parser.add_argument("--mixup", type=float, default=0, help="alpha, for all arms; such a table stands apart")
     parser.add_argument("--img-size", type=int, help="pixels; by itself as sets.py has it")
     parser.add_argument("--network", default=TEACHER, help="the teacher's architecture, where it is trained here")
     parser.add_argument("--threads", type=int, help="threads of torch")
@@ -314,6 +343,8 @@ def main() -> None:
     place = given.folder / (f"{label}@{folder.parent.name}" if teacher else label)
     if given.epochs:
         place = place.with_name(f"{place.name}-{epochs}-epochs")
+    if given.mixup:
+        place, data = place.with_name(f"{place.name}-mixup"), replace(data.seen_as(mixup=given.mixup), num_views=0)
     for seed in given.seeds:
         missing = {arm: ARMS[arm] for arm in arms if not (place / f"seed{seed}" / f"{arm}.npz").exists()}
         if missing:
@@ -323,6 +354,7 @@ def main() -> None:
         "student": STUDENT,
         "epochs": epochs,
         "img_size": data.img_size,
+        **({"mixup": given.mixup} if given.mixup else {}),
         "train": len(data.split.train),
         "dev": len(data.split.val),
         "first_phases": first_phases(place),

@@ -1,17 +1,18 @@
 """Claim: a teacher recipe is judged by the student it teaches, on the dev split; test is never opened.
 
-    python benchmarks/teacher_recipes.py FOLDER [IMG_SIZE] [RECIPE[:SEED] ..]
+    python benchmarks/teacher_recipes.py FOLDER [IMG_SIZE] [RECIPE[:SEED] ..] [--threads 1] [--teachers-only]
 
 AID (100 images of each of 30 classes), 1,800 to train, 600 for dev (``sets.py``; test stays closed). For each recipe
-and seed a ResNet-18 is trained from scratch; then one pass trains cnn3 alone and with several methods, on the same
-batches. ``NAME*3`` is the mean of the logits of that recipe's three teachers. Results are kept in FOLDER after each
-step, so that a later call goes on; ``results/teacher_recipes.json`` collects them.
+and seed a teacher (ResNet-18 where the recipe names no network) is trained from scratch; then one pass trains cnn3
+alone and with several methods, on the same batches. ``NAME*3`` is the mean of the logits of that recipe's three
+teachers. Results are kept in FOLDER after each step, so that a later call goes on; ``results/teacher_recipes.json``
+collects them, beside those of an older split.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -41,9 +42,10 @@ from sapling.workflows.passes import (
 )
 
 HERE = Path(__file__).parent
-TEACHER, STUDENT, STUDENT_EPOCHS = "resnet18", "sapling_cnn3", 40
+TEACHER, STUDENT, STUDENT_EPOCHS = "resnet18", "sapling_cnn3", 24
 RECIPES: dict[str, dict[str, Any]] = {
     "plain": {"epochs": 60},
+    "small": {"network": "sapling_wrn_16_2_s2", "epochs": 80, "ema_decay": 0.999},
     "mixed": {"epochs": 100, "mixup": 0.8, "cutmix": 1.0, "ema_decay": 0.999},
 }
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -100,7 +102,7 @@ def train_teacher(
         name="teacher",
         arm="teacher",
         seed=TEACHER_STREAM + seed,
-        architecture=TEACHER,
+        architecture=recipe.get("network", TEACHER),
         pretrained=False,
         method="none",
         options={},
@@ -112,7 +114,7 @@ def train_teacher(
     save_model(
         folder,
         member.student.model,
-        architecture=TEACHER,
+        architecture=recipe.get("network", TEACHER),
         classes=data.classes,
         preprocess=member.student.preprocess,
         multi_label=False,
@@ -143,12 +145,33 @@ def teach(teacher: Any, seed: int, data: Dataset, config: RunConfig, machine: Ma
     return {m.name: measured(m.student, data, config, machine) for m in members}
 
 
+def alone(file: Path) -> dict[str, Any]:
+    """The row of a teacher without students."""
+    recipe, _, seed = file.parent.name.rpartition("-s")
+    return {
+        "recipe": recipe,
+        "seed": int(seed),
+        "img_size": int(file.parents[1].name.removesuffix("px")),
+        "settings": RECIPES[recipe],
+        "teacher": json.loads(file.read_text(encoding="utf-8")),
+    }
+
+
 def main() -> None:
     """Go on where the last call stopped."""
-    folder, img_size = Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 64
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("img_size", type=int, nargs="?", default=64)
+    parser.add_argument("recipes", nargs="*", default=[f"{recipe}:{seed}" for seed in range(3) for recipe in RECIPES])
+    parser.add_argument("--threads", type=int, help="threads of torch")
+    parser.add_argument("--teachers-only", action="store_true", help="no students")
+    given = parser.parse_args()
+    folder, img_size = given.folder, given.img_size
     config = settings(img_size)
+    if given.threads:
+        config = config.model_copy(update={"train": config.train.model_copy(update={"threads": given.threads})})
     data, machine = open_dev("aid", img_size=img_size), prepare_machine(config)
-    for wanted in sys.argv[3:] or [f"{recipe}:{seed}" for seed in range(3) for recipe in RECIPES]:
+    for wanted in given.recipes:
         name, _, seed_text = wanted.partition(":")
         seed, started = int(seed_text or 0), time.perf_counter()
         recipe, _, several = name.partition("*")
@@ -156,7 +179,13 @@ def main() -> None:
         kept = place / "results.json"
         if kept.exists():
             continue
-        row: dict[str, Any] = {"recipe": name, "seed": seed, "img_size": img_size, "settings": RECIPES[recipe]}
+        row: dict[str, Any] = {
+            "recipe": name,
+            "seed": seed,
+            "img_size": img_size,
+            "settings": RECIPES[recipe],
+            "student_epochs": STUDENT_EPOCHS,
+        }
         numbers = range(int(several)) if several else [seed]
         folders = [folder / f"{img_size}px" / f"{recipe}-s{n}" / "teacher" for n in numbers]
         if not several and not (place / "teacher.json").exists():
@@ -171,13 +200,18 @@ def main() -> None:
             print(
                 f"{name}:{seed} teacher dev {row['teacher']['top1']:.3f}, train {row['teacher']['train']}", flush=True
             )
+        if given.teachers_only:
+            continue
         row["students"] = teach(Mean(live) if several else live[0], seed, data, config, machine)
         row["seconds"] = round(time.perf_counter() - started, 1)
         write_json(kept, row)
         shown = ", ".join(f"{k} {v['top1']:.3f}" for k, v in row["students"].items())
         print(f"{name}:{seed} students {shown}; {row['seconds']} s", flush=True)
     rows = [json.loads(p.read_text()) for p in sorted(folder.glob("*px/*/results.json"))]
-    write_json(HERE / "results" / "teacher_recipes.json", {"rows": rows, "environment": environment()})
+    rows += [alone(p) for p in sorted(folder.glob("*px/*/teacher.json")) if not (p.parent / "results.json").exists()]
+    target = HERE / "results" / "teacher_recipes.json"
+    older = json.loads(target.read_text())["older_split"] if target.exists() else []
+    write_json(target, {"rows": rows, "older_split": older, "environment": environment()})
 
 
 if __name__ == "__main__":

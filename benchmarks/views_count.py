@@ -2,10 +2,10 @@
 
     python benchmarks/views_count.py FOLDER [--images 1500] [--epochs 48] [--img-size 32] [--seeds 5] [--threads 2]
 
-EuroSAT, dev images only. One teacher (ResNet-18, from scratch); cnn3 with ``kd``. For each seed and each V of 1, 4, 8
-and 16 the student is trained on kept answers, and once with the live teacher and a fresh view every epoch. What is
-done lies in FOLDER, so that a later call goes on. ``results/views_count.json`` holds V minus fresh with the verdict's
-interval. Seeds never share a pass; the arms cannot either, because they see other pictures.
+EuroSAT, dev images only. One teacher (``--network``, by itself sapling_resnet20, from scratch); cnn3 with ``kd``. For
+each seed and each V of 1, 4, 8 and 16 the student is trained on kept answers, and once with the live teacher and a
+fresh view every epoch. What is done lies in FOLDER, so that a later call goes on. ``results/views_count.json`` holds
+V minus fresh with the verdict's interval. Seeds never share a pass; the arms cannot either: they see other pictures.
 """
 
 from __future__ import annotations
@@ -70,6 +70,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     for name, usual in (("images", 1500), ("epochs", 48), ("img-size", 32), ("seeds", 5), ("threads", 2)):
         parser.add_argument(f"--{name}", type=int, default=usual)
+    parser.add_argument("--network", default="sapling_resnet20", help="the teacher's architecture")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     data = open_dev("eurosat", most=(options.images, None), img_size=options.img_size)
@@ -79,7 +80,7 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with Run(folder / "run", config, task="distill") as run:
         machine = prepare_machine(config, run)
-        loaded = load_model(open_teacher(folder, "eurosat", data, config, machine))
+        loaded = load_model(open_teacher(folder, "eurosat", data, config, machine, options.network))
         network = TappedModel(loaded.model, loaded.preprocess)
         live = LiveTeacher(network, device=machine.device, bf16=machine.bf16, channels_last=True)
         arms, labels = (FRESH, *reversed(VIEWS)), data.labels("val")

@@ -21,6 +21,9 @@ MILLIONS = {
     "wrn_16_2": 0.70,
     "wrn_40_1": 0.57,
     "wrn_40_2": 2.26,
+    "resnet20_s2": 0.28,
+    "resnet8x4_s2": 1.23,
+    "wrn_40_2_s2": 2.26,
     "resnet18_cifar": 11.22,
     "resnet34_cifar": 21.33,
     "resnet50_cifar": 23.71,
@@ -47,8 +50,9 @@ def test_the_paper_s_shortcuts_without_parameters(name):
     assert not any("downsample" in key for key in model.state_dict())
 
 
-def test_macs_of_resnet20_are_the_published_41_million():
-    assert count_macs(bare("resnet20", num_classes=10), (3, 32, 32)) == pytest.approx(40.8e6, rel=0.02)
+@pytest.mark.parametrize(("name", "side"), [("resnet20", 32), ("resnet20_s2", 64)])
+def test_macs_of_resnet20_are_the_published_41_million(name, side):
+    assert count_macs(bare(name, num_classes=10), (3, side, side)) == pytest.approx(40.8e6, rel=0.02)
 
 
 STAGES = ("stage1", "stage2", "stage3", "stage4")
@@ -56,6 +60,7 @@ TAPPED = {
     "resnet20": ("act1", "layer1", "layer2", "layer3"),
     "resnet8x4": ("act1", "layer1", "layer2", "layer3"),
     "wrn_16_2": ("conv1", "layer1", "layer2", "act1"),
+    "resnet20_s2": ("act1", "layer1", "layer2", "layer3"),
     "resnet18_cifar": ("layer1", "layer2", "layer3", "layer4"),
 }
 
@@ -77,7 +82,7 @@ def test_stages_and_what_comes_before_their_activation(name):
     assert model.taps_without_activation == flagged
 
 
-@pytest.mark.parametrize("name", ["resnet20", "wrn_16_1", "resnet18_cifar"])
+@pytest.mark.parametrize("name", ["resnet20", "wrn_16_1", "wrn_16_2_s2", "resnet18_cifar"])
 def test_they_follow_timm_s_interface(name):
     model = timm.create_model(f"sapling_{name}", num_classes=6, in_chans=5).eval()
     images = torch.rand(2, 5, 24, 40)

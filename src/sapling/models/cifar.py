@@ -1,6 +1,6 @@
 """Residual networks for small images, registered with timm as ``sapling_resnet20``, ``sapling_wrn_16_2``, ..
 
-Three families, none of which shrinks an image before its first residual block:
+Three families, none of which shrinks an image before its first residual block (names that end in ``_s2`` halve it):
 
 * ResNet-20/32/44/56/110 (He et al., 2016, section 4.2) with 16, 32, 64 channels, and ResNet-8x4/32x4 with 64, 128, 256
   (the pairs of the distillation literature, from RepDistiller). Shortcuts that change the width are 1x1 convolutions,
@@ -8,6 +8,9 @@ Three families, none of which shrinks an image before its first residual block:
 * Wide ResNets (Zagoruyko and Komodakis, 2016), pre-activation: ``wrn_<depth>_<width>``.
 * ``resnet18_cifar``, ``34``, ``50``: timm's ResNets with a 3x3 stem without stride and without max-pooling
   (kuangliu, weiaicunzai).
+
+``resnet20_s2``, ``resnet56_s2``, ``resnet8x4_s2``, ``wrn_16_2_s2`` and ``wrn_40_2_s2`` have a stem of stride 2 and are
+otherwise those: ours, for images of 64 to 128 pixels, which cost then what those of half the side would.
 
 Taps: the first two families have three stages; ``stage1`` is their stem, ``stage2``..``stage4`` are the stages (of a
 Wide ResNet ``stage4`` is the activation after the last stage, which is what its classifier pools).
@@ -33,6 +36,8 @@ STEMMED: Mapping[str, tuple[type[nn.Module], tuple[int, ...]]] = {
     "resnet34_cifar": (resnet.BasicBlock, (3, 4, 6, 3)),
     "resnet50_cifar": (resnet.Bottleneck, (3, 4, 6, 3)),
 }
+STRIDED = ("resnet20", "resnet56", "resnet8x4", "wrn_16_2", "wrn_40_2")
+"""Of these there is one with a stem of stride 2, too: ``_s2``."""
 PLAIN = {
     **{f"resnet{depth}": (depth, (16, 16, 32, 64)) for depth in DEPTHS},
     "resnet8x4": (8, (32, 64, 128, 256)),
@@ -109,6 +114,7 @@ class SmallResNet(nn.Module):
         widths: channels of the stem and of the three stages.
         wide: pre-activation blocks and a last norm (Wide ResNet) instead of basic blocks.
         shortcut: ``conv`` or ``pad``; of basic blocks.
+        stem_stride: of the first convolution.
         num_classes: K; 0 gives the embedding instead of logits.
         in_chans: channels of the images.
         drop_rate: dropout before the classifier.
@@ -120,6 +126,7 @@ class SmallResNet(nn.Module):
         widths: tuple[int, int, int, int],
         wide: bool = False,
         shortcut: Shortcut = "conv",
+        stem_stride: int = 1,
         num_classes: int = 1000,
         in_chans: int = 3,
         drop_rate: float = 0.0,
@@ -130,7 +137,7 @@ class SmallResNet(nn.Module):
         self.num_classes, self.in_chans, self.wide = num_classes, in_chans, wide
         self.num_features = self.head_hidden_size = widths[3]
         blocks = (depth - (4 if wide else 2)) // 6
-        self.conv1 = nn.Conv2d(in_chans, widths[0], 3, 1, 1, bias=False)
+        self.conv1 = nn.Conv2d(in_chans, widths[0], 3, stem_stride, 1, bias=False)
         if not wide:
             self.bn1: nn.Module = nn.BatchNorm2d(widths[0])
             self.act1: nn.Module = nn.ReLU(inplace=True)
@@ -148,7 +155,7 @@ class SmallResNet(nn.Module):
             self.act1 = nn.ReLU(inplace=True)
         modules = ("conv1", "layer1", "layer2", "act1") if wide else ("act1", "layer1", "layer2", "layer3")
         self.feature_info = [
-            {"num_chs": width, "reduction": reduction, "module": module}
+            {"num_chs": width, "reduction": stem_stride * reduction, "module": module}
             for width, reduction, module in zip(widths, (1, 1, 2, 4), modules, strict=True)
         ]
         self.head_drop = nn.Dropout(drop_rate)
@@ -233,14 +240,17 @@ def _register(name: str, network: Callable[..., nn.Module], fixed: Mapping[str, 
     register_model(make)
 
 
+_small: dict[str, dict[str, Any]] = {
+    name: {"depth": depth, "widths": widths} for name, (depth, widths) in PLAIN.items()
+}
+_small |= {f"wrn_{d}_{w}": {"depth": d, "widths": (16, 16 * w, 32 * w, 64 * w), "wide": True} for d, w in WIDE}
+_small |= {f"{name}_s2": {**_small[name], "stem_stride": 2} for name in STRIDED}
 default_cfgs = generate_default_cfgs(
-    {f"sapling_{name}": _cfg() for name in (*PLAIN, *(f"wrn_{d}_{w}" for d, w in WIDE), *STEMMED)}
+    {f"sapling_{name}": _cfg(input_size=(3, 64, 64) if name.endswith("_s2") else (3, 32, 32)) for name in _small}
+    | {f"sapling_{name}": _cfg() for name in STEMMED}
 )
-for _name, (_depth, _widths) in PLAIN.items():
-    _register(_name, SmallResNet, {"depth": _depth, "widths": _widths}, f"ResNet for small images, {_depth} layers.")
-for _depth, _width in WIDE:
-    _channels = (16, 16 * _width, 32 * _width, 64 * _width)
-    _settings = {"depth": _depth, "widths": _channels, "wide": True}
-    _register(f"wrn_{_depth}_{_width}", SmallResNet, _settings, f"Wide ResNet-{_depth}-{_width} for small images.")
+for _name, _settings in _small.items():
+    _about = f"{'Wide ' if 'wide' in _settings else ''}ResNet for small images, {_settings['depth']} layers."
+    _register(_name, SmallResNet, _settings, _about)
 for _name, (_block, _layers) in STEMMED.items():
     _register(_name, StemmedResNet, {"block": _block, "layers": _layers}, "timm's ResNet with a 3x3 stem, no pooling.")
