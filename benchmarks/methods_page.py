@@ -31,13 +31,19 @@ def tables(kept: dict[str, Any]) -> dict[str, Rows]:
     return {title: kept[name]["arms"] for name, title in SETS.items() if name in kept}
 
 
-def order(found: dict[str, Rows], most: int) -> list[str]:
-    """Arms with ``most`` seeds on any set, the best mean gain first; those on fewer sets stand below."""
+def order(found: dict[str, Rows], most: int, by: str = "mean_rank") -> list[str]:
+    """Arms with ``most`` seeds on any set, the best first; those on fewer sets stand below.
+
+    Args:
+        found: rows of each set.
+        most: seeds that an arm must have.
+        by: ``mean_rank`` or ``gain``, the mean over the sets.
+    """
     arms = {arm for rows in found.values() for arm, row in rows.items() if len(row["seeds"]) >= most and "gain" in row}
 
     def key(arm: str) -> tuple[int, float]:
-        gains = [rows[arm]["gain"] for rows in found.values() if arm in rows and len(rows[arm]["seeds"]) >= most]
-        return -len(gains), -sum(gains) / len(gains)
+        values = [rows[arm][by] for rows in found.values() if arm in rows and len(rows[arm]["seeds"]) >= most]
+        return -len(values), mean(values) if by == "mean_rank" else -mean(values)
 
     return sorted(arms, key=key)
 
@@ -132,7 +138,7 @@ def main() -> None:
     lines = ["| set | train / dev | epochs of teacher / student | teacher | control |", "|---|---|---|---|---|"]
     lines += [about(SETS[name], kept[name]) for name in SETS if name in kept]
     trials = {title: kept[name]["arms"] for name, title in TRIALS.items() if name in kept}
-    tried = order(trials, 1)
+    tried = order(trials, 1, by="gain")
     text = PAGE.read_text(encoding="utf-8")
     text = between(text, "sets", "\n".join(lines))
     text = between(text, "table", table(found, arms, most))

@@ -237,9 +237,34 @@ def test_every_remedy_is_a_command_that_is_understood(flaw, tmp_path):
             assert (following.teacher.epochs, following.teacher.mixup) == (None, None)
 
 
+@pytest.mark.parametrize(
+    ("model", "side", "right", "name"),
+    [
+        ("resnet18", 64, 0.99, "wrn_16_2_s2"),
+        ("resnet34", 128, 0.93, "wrn_16_2_s2"),
+        ("resnet18", 32, 0.99, "wrn_16_2"),
+        ("resnet18", 224, 0.99, "resnet34"),
+        ("resnet18", None, 0.99, "resnet34"),
+        ("wrn_16_2_s2", 64, 0.99, "wrn_40_2_s2"),
+    ],
+)
+def test_a_weak_teacher_of_small_images_is_replaced_by_one_that_does_not_shrink_them(model, side, right, name):
+    measured = replace(HEALTHY, img_size=side, gap=-0.05, teacher_train=replace(HEALTHY.teacher_train, right=right))
+    remedy = remedy_for(diagnose(measured)[0], measured, build({"data": "x", "teacher": model}))
+    assert remedy.changes == {"teacher.model": name}
+    assert not remedy.keeps_teacher
+
+
+def test_a_weak_teacher_from_published_weights_stays_in_its_family():
+    measured = replace(HEALTHY, img_size=64, gap=-0.05)
+    config = build({"data": "x", "teacher": {"model": "resnet18", "pretrained": True}})
+    assert remedy_for(diagnose(measured)[0], measured, config).changes == {"teacher.model": "resnet34"}
+
+
 def test_a_plain_run_measures_itself_and_its_log_holds_the_cause(finished_run):
     found = finished_run.results["diagnosis"]
     assert {"measured", "not_looked_at"} <= found.keys()
+    assert found["measured"]["img_size"] == 16
     assert rebuilt(found["measured"]).as_dict() == found["measured"]
     assert found["measured"]["pulls"].keys() == {"ce", "kd", "total"}
     rows = [json.loads(line) for line in (finished_run.folder / "metrics.jsonl").read_text().splitlines()]

@@ -51,6 +51,7 @@ class Measured:
         gradients: by arm and term, mean norm of the gradient of the weighted term over the measured steps.
         memorised: whether the teacher knows its training images by heart.
         multi_label: whether an image may have several labels.
+        img_size: side that the networks see, in pixels; None of a run that did not record it here.
         acceptance: what a denoiser's own check says: ``passed``, and what else it recorded; None without one.
     """
 
@@ -75,6 +76,7 @@ class Measured:
     gradients: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     memorised: bool = False
     multi_label: bool = False
+    img_size: int | None = None
     acceptance: Mapping[str, Any] | None = None
 
     @property

@@ -184,6 +184,7 @@ def diagnosis(
         },
         memorised=bool(card.get("memorised")),
         multi_label=multi_label,
+        img_size=manifest.get("img_size"),
         acceptance=acceptance_of(run),
     )
     result: dict[str, Any] = {"measured": measured.as_dict(), "not_looked_at": not_looked_at(measured)}

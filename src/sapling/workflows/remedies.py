@@ -28,9 +28,14 @@ LARGER = {
     "resnet8": "resnet20",
     "resnet20": "resnet56",
     "resnet56": "resnet110",
+    "resnet20_s2": "resnet56_s2",
+    "wrn_16_2": "wrn_40_2",
+    "wrn_16_2_s2": "wrn_40_2_s2",
     "mobilenetv3_small_100": "mobilenetv3_large_100",
     "efficientnet_b0": "efficientnet_b2",
 }
+SHRINKING = ("resnet18", "resnet34", "resnet50", "resnet101")
+MOST_SMALL = 128  # pixels; from scratch, networks that shrink such images fourfold at once learn less of them
 FITS = 0.95  # a teacher that has this share of its training images right has had epochs enough
 USUAL_PULL = 3.0  # of a term that is neither too strong nor too weak, against that of the labels
 USUAL_TEMPERATURE = 4.0
@@ -123,6 +128,13 @@ def _better_teacher(m: Measured, config: RunConfig) -> Remedy:
         return Remedy(
             f"Train a teacher on these images: {name}.",
             {**_no_given_teacher(), "teacher.model": name},
+            keeps_teacher=False,
+        )
+    if m.img_size is not None and m.img_size <= MOST_SMALL and teacher.model in SHRINKING and not teacher.pretrained:
+        name = "wrn_16_2_s2" if m.img_size >= MOST_SMALL // 2 else "wrn_16_2"
+        return Remedy(
+            f"A teacher that does not shrink small images at once: {name}.",
+            {"teacher.model": name},
             keeps_teacher=False,
         )
     larger = _larger(teacher.model, config)
