@@ -45,7 +45,7 @@ HERE = Path(__file__).parent
 TEACHER, STUDENT, STUDENT_EPOCHS = "resnet18", "sapling_cnn3", 24
 RECIPES: dict[str, dict[str, Any]] = {
     "plain": {"epochs": 60},
-    "small": {"network": "sapling_wrn_16_2_s2", "epochs": 80, "ema_decay": 0.999},
+    "small": {"network": "sapling_wrn_16_2_s2", "epochs": 120, "ema_decay": 0.999},
     "mixed": {"epochs": 100, "mixup": 0.8, "cutmix": 1.0, "ema_decay": 0.999},
 }
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
