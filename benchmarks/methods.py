@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from sets import open_dev
 
 from sapling import methods
-from sapling.config import RunConfig, build
+from sapling.config import RECIPES, RunConfig, build
 from sapling.data.answers import open_answers
 from sapling.data.loader import Dataset
 from sapling.engine.trainer import Member, PassSettings, fit
@@ -84,8 +84,13 @@ ARMS: dict[str, tuple[str, dict[str, Any]]] = {
     "fdbd, no denoiser": ("fdbd", {"denoiser": False}),
     "fdbd, as published": ("fdbd", KL),
     "dist+fdbd": ("dist+fdbd", {}),
-    "kd, half": ("kd", {"temperature": 2.0, "weights": {"ce": 0.5, "kd": 0.5}}),
+    "dist+fdbd, no denoiser": ("dist+fdbd", {"fdbd": {"denoiser": False}}),
     "kd, standardised": ("kd", {"temperature": 2, "standardize": True, "weights": {"ce": 0.1, "kd": 9}}),
+    **{
+        f"kd, T {t:g}, labels {share:g}": ("kd", {"temperature": t, "alpha": share})
+        for t in (1.0, 2.0, 4.0)
+        for share in (0.1, 0.3, 0.5)
+    },
     **{f"fdbd, MSE {n}": ("fdbd", {"mse_scale": n}) for n in (1, 30, 100)},
     "fdbd, MSE 30, no denoiser": ("fdbd", {"mse_scale": 30, "denoiser": False}),
     "dist+fdbd, MSE 30": ("dist+fdbd", {"fdbd": {"mse_scale": 30}}),
@@ -107,6 +112,13 @@ ARMS: dict[str, tuple[str, dict[str, Any]]] = {
     "dist+fdbd, KL": ("dist+fdbd", {"fdbd": KL}),
     "dist+fdbd, normalised": ("dist+fdbd", {"fdbd": NORMAL}),
 }
+PAIRS = (
+    ("fdbd", "dist"),
+    ("fdbd", "fdbd, no denoiser"),
+    ("dist+fdbd", "dist"),
+    ("dist+fdbd", "dist+fdbd, no denoiser"),
+    ("dist+fdbd, no denoiser", "dist"),
+)
 
 
 def settings(data: Dataset) -> RunConfig:
@@ -136,6 +148,7 @@ def open_teacher(
     machine: Machine,
     network: str = TEACHER,
     label: str | None = None,
+    ema_decay: float | None = None,
 ) -> Path:
     """A teacher's folder; trained where there is none. ``label`` is what the folder is called, by itself ``name``."""
     place = folder / (label or name) / "teacher"
@@ -153,6 +166,7 @@ def open_teacher(
         options={},
         optim=optim_settings(config, data, epochs=epochs, pretrained=False),
         imbalance=("none", 1.0),
+        ema_decay=ema_decay,
     )
     clock = train([member], data, machine, epochs)
     student = member.student
@@ -307,6 +321,28 @@ def summary(place: Path, data: Dataset) -> dict[str, Any]:
     return rows
 
 
+def pairs(place: Path, data: Dataset) -> dict[str, Any]:
+    """Differences between arms that are asked about, where both have the same seeds."""
+    labels, groups, found = data.labels("val"), groups_of(data, "val"), {}
+    for one, other in PAIRS:
+        seeds = [{f.parent.name for f in place.glob(f"seed*/{arm}.npz")} for arm in (one, other)]
+        if len(shared := sorted(seeds[0] & seeds[1])) < 2:
+            continue
+        hits = [
+            np.stack([np.load(place / seed / f"{arm}.npz")["logits"].argmax(1) == labels for seed in shared])
+            for arm in (one, other)
+        ]
+        verdict = compare(hits[1], hits[0], labels=labels, groups=groups)
+        found[f"{one} - {other}"] = {
+            "gain": verdict.difference,
+            "low": verdict.low,
+            "high": verdict.high,
+            "outcome": verdict.outcome,
+            "seeds": shared,
+        }
+    return found
+
+
 def first_phases(place: Path) -> dict[str, Any]:
     """What the check of each first phase said."""
     found = {}
@@ -325,6 +361,7 @@ def main() -> None:
     parser.add_argument("--arms", help="names with ';' between them; all by default")
     parser.add_argument("--epochs", type=int, help="of the students; such a table stands apart")
     parser.add_argument("--mixup", type=float, default=0, help="alpha, for all arms; such a table stands apart")
+    parser.add_argument("--mixed-teacher", action="store_true", help="trained with the recipe mixed, at as many epochs")
     parser.add_argument("--img-size", type=int, help="pixels; by itself as sets.py has it")
     parser.add_argument("--network", default=TEACHER, help="the teacher's architecture, where it is trained here")
     parser.add_argument("--threads", type=int, help="threads of torch")
@@ -339,7 +376,16 @@ def main() -> None:
     if given.threads:
         config = config.model_copy(update={"train": config.train.model_copy(update={"threads": given.threads})})
     machine = prepare_machine(config)
-    folder = Path(teacher) if teacher else open_teacher(given.folder, name, data, config, machine, given.network, label)
+    seen, decay = data, None
+    if given.mixed_teacher:
+        recipe = RECIPES["mixed"]
+        seen, decay = data.seen_as(mixup=recipe["mixup"], cutmix=recipe["cutmix"]), recipe["ema_decay"]
+        label += "-mixed-teacher"
+    folder = (
+        Path(teacher)
+        if teacher
+        else open_teacher(given.folder, name, seen, config, machine, given.network, label, decay)
+    )
     place = given.folder / (f"{label}@{folder.parent.name}" if teacher else label)
     if given.epochs:
         place = place.with_name(f"{place.name}-{epochs}-epochs")
@@ -362,7 +408,7 @@ def main() -> None:
     target = HERE / "results" / "methods.json"
     kept = json.loads(target.read_text(encoding="utf-8"))["sets"] if target.exists() else {}
     rows = summary(place, data)
-    kept[place.name] = {"about": about, "arms": rows}
+    kept[place.name] = {"about": about, "arms": rows, "pairs": pairs(place, data)}
     write_json(target, {"sets": kept, "environment": environment()})
     for arm, row in sorted(rows.items(), key=lambda r: -r[1]["top1"]):
         gain = (

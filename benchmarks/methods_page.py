@@ -18,6 +18,12 @@ HERE = Path(__file__).parent
 DOCS = HERE.parent / "docs"
 SETS = {"aid-32px": "AID", "eurosat-32px": "EuroSAT, a part", "trees-32px": "Trees"}
 TRIALS = {"aid-32px-10-epochs": "AID", "eurosat-32px-10-epochs": "EuroSAT, a part", "trees-32px-10-epochs": "Trees"}
+KD_TRIALS = {
+    "aid-32px-15-epochs": "AID",
+    "aid-32px-mixed-teacher-15-epochs": "AID, teacher trained with mixup",
+    "eurosat-32px-7-epochs": "EuroSAT, a part",
+    "trees-32px-12-epochs": "Trees",
+}
 PAGE = DOCS / "methods" / "measured.md"
 CONTROL = "control"
 LOOKS = {"better": ("method", "^"), "worse": ("control", "v"), "no difference shown": ("muted", "o")}
@@ -111,6 +117,18 @@ def table(found: dict[str, Rows], arms: list[str], most: int, *, ranked: bool = 
     return "\n".join(lines)
 
 
+def pairs(kept: dict[str, Any]) -> str:
+    """Markdown: differences between two arms, for each set."""
+    found = {title: kept[name].get("pairs", {}) for name, title in SETS.items() if name in kept}
+    asked = list(dict.fromkeys(pair for of_set in found.values() for pair in of_set))
+    lines = ["| difference | " + " | ".join(found) + " |", "|---" * (1 + len(found)) + "|"]
+    for pair in asked:
+        cells = [cell(rows.get(pair), 2) for rows in found.values()]
+        one, other = pair.split(" - ")
+        lines.append(f"| `{one}` minus `{other}` | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def about(title: str, entry: dict[str, Any]) -> str:
     """One line on what a set's figures rest on."""
     a, control = entry["about"], entry["arms"][CONTROL]
@@ -142,7 +160,10 @@ def main() -> None:
     text = PAGE.read_text(encoding="utf-8")
     text = between(text, "sets", "\n".join(lines))
     text = between(text, "table", table(found, arms, most))
+    text = between(text, "pairs", pairs(kept))
     text = between(text, "trials", table(trials, tried, 1, ranked=False))
+    of_kd = {title: kept[name]["arms"] for name, title in KD_TRIALS.items() if name in kept}
+    text = between(text, "kd", table(of_kd, order(of_kd, 3, by="gain"), 3, ranked=False))
     PAGE.write_text(text, encoding="utf-8")
 
 

@@ -77,5 +77,6 @@ class ExportError(SaplingError):
 
 def nearest(name: str, choices: Iterable[str], *, count: int = 1) -> str:
     """Say which of ``choices`` is meant by ``name``: ``"did you mean 'kd'?"`` or an empty string."""
-    close = difflib.get_close_matches(name, list(choices), n=count, cutoff=0.5)
+    spelt = {choice.lower(): choice for choice in reversed(list(choices))}
+    close = [spelt[c] for c in difflib.get_close_matches(name.lower(), spelt, n=count, cutoff=0.5)]
     return f"did you mean {' or '.join(repr(c) for c in close)}?" if close else ""

@@ -13,6 +13,7 @@ from sapling.blocks import Autoencoder, Denoiser, DiffusionSchedule, NoiseAdapte
 from sapling.errors import ConfigError, MethodError
 from sapling.methods.diffusion import Branch
 from sapling.types import Outputs, PairInfo, Phase, Step
+from tests.golden.diffkd import reference_values
 from tests.golden.rows import draw
 from tests.losses import naive
 from tests.methods.toys import K, batch, outputs, pair_info
@@ -49,30 +50,13 @@ def has_gradient(module):
 # ---- numbers of the reference ----
 
 
-def reference_branch():
-    """DiffKD(16, 32, kernel 3, latent 24) of the authors' code with the weights of the recipe, in eval mode."""
-    branch = Branch(Autoencoder(32, 24), Denoiser(24, 3), 16, 24, kernel_size=3, steps=5)
-    for number, (key, value) in enumerate(branch.state_dict().items()):
-        if "running" in key:
-            value.fill_(float("running_var" in key))
-        elif value.is_floating_point():
-            value.copy_(draw(1000 + number, tuple(value.shape), 0.05))
-    return branch.eval()
-
-
-@torch.no_grad()
 def test_a_branch_gives_the_numbers_of_the_authors_code():
-    branch, noise = reference_branch(), draw(3, (4, 24, 7, 7))
-    student, teacher = draw(1, (4, 16, 7, 7)), draw(2, (4, 32, 7, 7))
-    latent, rebuilt = branch.autoencoder(teacher)
-    gamma = branch.noise_adapter(branch.translator(student))
-    refined = branch.refine(student, noise)
-    assert gamma.tolist() == pytest.approx([0.4955011, 0.4962195, 0.4973561, 0.4985125], rel=1e-5)
-    assert float((refined - latent).square().mean()) == pytest.approx(0.006994545, rel=1e-5)
-    assert float(branch.noise_loss(latent, noise, torch.tensor([0, 100, 400, 999]))) == pytest.approx(
-        0.99434167, rel=1e-5
-    )
-    assert float((rebuilt - teacher).square().mean()) == pytest.approx(1.0074679, rel=1e-5)
+    found = reference_values(draw)
+    refined = found["refined"]
+    assert found["gamma"].tolist() == pytest.approx([0.4955011, 0.4962195, 0.4973561, 0.4985125], rel=1e-5)
+    assert float((refined - found["latent"]).square().mean()) == pytest.approx(0.006994545, rel=1e-5)
+    assert float(found["noise"]) == pytest.approx(0.99434167, rel=1e-5)
+    assert float(found["autoencoder"]) == pytest.approx(1.0074679, rel=1e-5)
     assert float(refined.mean()) == pytest.approx(0.0084376, abs=1e-6)
     assert float(refined.std()) == pytest.approx(0.0533058, rel=1e-5)
 
@@ -149,7 +133,7 @@ def test_fdbd_compares_channels_at_every_position():
 def test_the_other_distances():
     refined_latent = {}
     for loss in ("mse", "kl_spatial"):
-        method = make(feat_loss=loss, temperature=2.0)
+        method = make(feat_loss=loss, **({"temperature": 2.0} if loss == "kl_spatial" else {}))
         method.eval()
         refined_latent[loss] = refined_and_latent(method), value(method, "diffkd")
     (refined, latent), found = refined_latent["mse"]
@@ -323,7 +307,9 @@ def test_what_the_first_phase_makes_does_not_depend_on_the_student():
     one, other = make(info=small), make(info=wide)
     first = one.phases()[0]
     assert one.phase_inputs(first) == other.phase_inputs(first)
-    assert one.phase_inputs(first) == make(info=small, alpha=0.3, feat_loss="mse", temperature=3.0).phase_inputs(first)
+    assert one.phase_inputs(first) == make(info=small, alpha=0.3, feat_loss="kl_channel", temperature=3.0).phase_inputs(
+        first
+    )
     assert one.phase_inputs(first) != make(info=small, phase1_lr=0.01).phase_inputs(first)
     assert one.phase_inputs(first) != make(info=small, weights={"ae": 2}).phase_inputs(first)
     for part in first.parts:
@@ -356,6 +342,11 @@ def test_phases():
         ({"branches": ["feat", "feat"]}, "each at most once"),
         ({"joint": True, "phase1_lr": 0.1}, "phase1_lr: changes nothing while joint is true"),
         ({"feat_loss": "kl_channel", "mse_scale": 5}, "mse_scale: changes nothing unless feat_loss is mse"),
+        ({"temperature": 8}, "temperature: changes nothing while squared errors are compared"),
+        ({"denoiser": False, "denoise_steps": 9}, "denoise_steps: changes nothing while denoiser is false"),
+        ({"denoiser": False, "ae_warmup_share": 0.5}, "ae_warmup_share: changes nothing while denoiser is false"),
+        ({"branches": ["logit"], "ae_channels": 16}, "ae_channels: changes nothing unless branches has feat"),
+        ({"branches": ["logit"], "mse_scale": 2}, "mse_scale: changes nothing unless branches has feat"),
         ({"denoiser": False, "weights": {"diff": 1}}, "weights.diff can do nothing"),
         ({"branches": ["logit"], "weights": {"ae": 1}}, "weights.ae can do nothing"),
         ({"weights": {"diff": 0}}, "leaves the denoiser untrained"),
@@ -367,6 +358,20 @@ def test_phases():
 def test_settings_that_cannot_work_are_refused(options, message):
     with pytest.raises(ConfigError, match=message):
         make(**options)
+
+
+def test_settings_that_do_work_are_taken():
+    make(temperature=8, branches=["feat", "logit"])
+    make(temperature=8, feat_loss="kl_channel")
+    make("diffkd", temperature=8, denoise_steps=9)
+
+
+def test_what_the_first_phase_makes_of_one_tap_is_not_that_of_another_of_the_same_shape():
+    alike = dataclasses.replace(
+        pair_info(), teacher_shapes=dict.fromkeys(pair_info().teacher_shapes, pair_info().teacher_shapes["stage4"])
+    )
+    one, other = (make(info=alike, teacher_tap=tap) for tap in ("stage4", "stage3"))
+    assert one.phase_inputs(one.phases()[0]) != other.phase_inputs(other.phases()[0])
 
 
 def test_several_labels_per_image():

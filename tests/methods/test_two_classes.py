@@ -53,6 +53,13 @@ def test_two_classes_cannot_be_standardised(name):
     methods.build("diffkd", TWO, normalise=True, branches=["feat"])
 
 
+def test_norm_takes_two_classes_but_no_kd_of_them():
+    methods.build("norm", TWO)
+    with pytest.raises(ConfigError, match="'norm': of two classes"):
+        methods.build("norm", TWO, weights={"kd": 1})
+    methods.build("norm", pair_info(), weights={"kd": 1})
+
+
 def test_dist_without_centring_is_the_cosine():
     student, terms, _ = two_class("dist", center=False)
     teacher = torch.randn(16, 2, generator=torch.Generator().manual_seed(2), dtype=torch.float64)

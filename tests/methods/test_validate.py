@@ -30,6 +30,7 @@ from tests.methods.toys import pair_info
         ("dkd", {"warmup_share": 1.5}, "warmup_share: 1.5 is not allowed; must be 0 or more and 1 or less"),
         ("none", {"temperature": 4}, "temperature: unknown setting of method 'none'; allowed: weights, alpha"),
         ("kdd", {}, "name: unknown method 'kdd'; did you mean 'kd'? allowed: "),
+        ("KD", {}, "name: unknown method 'KD'; did you mean 'kd'? allowed: "),
         ("zzzz", {}, "name: unknown method 'zzzz'; allowed: "),
     ],
 )
@@ -37,7 +38,7 @@ def test_wrong_settings(name, options, expected):
     problems = check_config(name, options)
     assert len(problems) == 1
     assert problems[0].startswith(expected)
-    with pytest.raises(Exception, match="unknown method" if name in ("kdd", "zzzz") else "settings of method"):
+    with pytest.raises(Exception, match="unknown method" if name in ("kdd", "KD", "zzzz") else "settings of method"):
         methods.build(name, pair_info(), **options)
 
 

@@ -255,6 +255,25 @@ def test_a_weak_teacher_of_small_images_is_replaced_by_one_that_does_not_shrink_
     assert not remedy.keeps_teacher
 
 
+@pytest.mark.parametrize(
+    ("method", "changes"),
+    [
+        ({"name": "fdbd"}, {"method.name": "dist"}),
+        ({"name": "fdbd", "phase1_epochs": 3}, {"method.phase1_epochs": None}),
+        ("dist+fdbd", {"method.name": "dist"}),
+        ({"name": "kd+fdbd", "fdbd": {"phase1_epochs": 3}}, {"method.fdbd.phase1_epochs": None}),
+    ],
+)
+def test_a_useless_denoiser_is_trained_as_long_as_usual_or_left_away(method, changes):
+    failed = replace(HEALTHY, acceptance={"passed": False})
+    config = build({"data": "x", "method": method})
+    remedy = remedy_for(diagnose(failed)[0], failed, config)
+    assert changes.items() <= remedy.changes.items()
+    short = replace(failed, rising=0.03)
+    steps = remedy_for(next(f for f in diagnose(short) if f.name == "steps"), short, config)
+    assert [k for k in steps.changes if "phase1" in k] == [k for k in changes if "phase1" in k]
+
+
 def test_a_weak_teacher_from_published_weights_stays_in_its_family():
     measured = replace(HEALTHY, img_size=64, gap=-0.05)
     config = build({"data": "x", "teacher": {"model": "resnet18", "pretrained": True}})

@@ -161,7 +161,7 @@ def check_standardize(num_classes: int, method: str) -> None:
         raise ConfigError(
             f"method {method!r}: of two classes, standardised logits are the same two numbers for every image but for "
             "their order, so that nothing could be learned from them",
-            remedy="leave standardising (standardize, normalise) away",
+            remedy="leave standardising away (standardize; normalise; the weight kd of norm)",
         )
 
 

@@ -28,7 +28,8 @@ from typing import Literal
 from pydantic import Field
 
 from sapling.methods.base import Requires
-from sapling.methods.diffusion import DiffusionConfig, DiffusionMethod
+from sapling.methods.diffusion import DiffusionMethod
+from sapling.methods.diffusion_settings import DiffusionConfig
 
 
 class DiffKD(DiffusionMethod):

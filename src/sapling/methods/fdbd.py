@@ -32,7 +32,8 @@ Departures: the distance is the squared error, as in DiffKD, times 10; the paper
 
 from __future__ import annotations
 
-from sapling.methods.diffusion import DiffusionConfig, DiffusionMethod
+from sapling.methods.diffusion import DiffusionMethod
+from sapling.methods.diffusion_settings import DiffusionConfig
 
 
 class FDBD(DiffusionMethod):

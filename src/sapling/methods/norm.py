@@ -32,7 +32,7 @@ from torch import Tensor, nn
 
 from sapling.errors import MethodError
 from sapling.grids import grid_of, smaller
-from sapling.losses.divergence import kl_divergence
+from sapling.losses.divergence import check_standardize, kl_divergence
 from sapling.losses.regression import repeated_error
 from sapling.methods.base import Method, MethodConfig, Requires
 from sapling.types import Batch, Outputs, PairInfo, Step, Taps
@@ -74,9 +74,12 @@ class Norm(Method):
         """Build the block and the classifier behind it.
 
         Raises:
+            ConfigError: two classes and a weight of kd: it standardises the logits.
             MethodError: a feature cannot be placed on a grid.
         """
         super().__init__(config, info)
+        if self._weights["kd"] > 0:
+            check_standardize(info.num_classes, self.name)
         self._student = grid_of(LAST_MAP, info.student_shapes, side="student", method=self.name)
         self._teacher = grid_of(config.teacher_stage, info.teacher_shapes, side="teacher", method=self.name)
         self._size = smaller(self._student, self._teacher)

@@ -40,6 +40,7 @@ NOT_METHODS = frozenset(
         "denoising",
         "describe",
         "diffusion",
+        "diffusion_settings",
         "generate",
         "head",
         "labelloss",

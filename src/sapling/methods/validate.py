@@ -60,8 +60,8 @@ def check_config(name: str, options: Mapping[str, Any]) -> list[str]:
         return [f"name: {error.what}"]
 
 
-def check_options(described: Mapping[str, Any], options: Mapping[str, Any]) -> list[str]:
-    """As ``check_config``, against a description that is at hand (see ``describe``)."""
+def check_options(described: Mapping[str, Any], options: Mapping[str, Any], also: tuple[str, ...] = ()) -> list[str]:
+    """As ``check_config``, against a description that is at hand (see ``describe``); ``also`` may be set beside it."""
     if "parts" in described:
         return _check_parts(described, options)
     fields: Mapping[str, Any] = described["fields"]
@@ -70,7 +70,7 @@ def check_options(described: Mapping[str, Any], options: Mapping[str, Any]) -> l
         if key in fields:
             problems += _check(str(key), value, fields[key])
         else:
-            hint = nearest(str(key), fields) or f"allowed: {', '.join(fields)}"
+            hint = nearest(str(key), (*also, *fields)) or f"allowed: {', '.join((*also, *fields))}"
             if key == WEIGHT:
                 hint = "it is for the parts of a combination; of one method give alpha or weights"
             problems.append(f"{key}: unknown setting of method {described['name']!r}; {hint}")
@@ -87,13 +87,15 @@ def _check_parts(described: Mapping[str, Any], options: Mapping[str, Any]) -> li
         elif key not in parts:
             owners = [f"{part}.{key}" for part in parts if f"{part}.{key}" in fields]
             hint = f"it is a setting of its parts: {' or '.join(owners)}" if owners else nearest(str(key), parts)
+            if key in names():
+                hint = f"{key} is no part of it"
             hint = hint or f"allowed: {', '.join((*parts, *OF_THE_WHOLE))}"
             problems.append(f"{key}: unknown setting of method {name!r}; {hint}")
         elif not isinstance(value, Mapping):
             problems.append(f"{key}: {value!r} is not allowed; must be a mapping of settings of method {key!r}")
         else:
             own = {k: v for k, v in value.items() if k != WEIGHT}
-            problems += [f"{key}.{problem}" for problem in check_options(parts[key], own)]
+            problems += [f"{key}.{problem}" for problem in check_options(parts[key], own, (WEIGHT,))]
             problems += _check(f"{key}.{WEIGHT}", value.get(WEIGHT, 1.0), WEIGHT_SCHEMA)
     if options.get("alpha") is not None:
         own = {part: options[part] for part in parts if isinstance(options.get(part), Mapping)}

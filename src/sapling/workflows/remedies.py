@@ -14,6 +14,7 @@ from sapling.errors import SaplingError
 from sapling.evaluation.diagnosis import Finding, fits_validation_only
 from sapling.evaluation.measured import Measured
 from sapling.methods.combination import split_name
+from sapling.methods.diffusion_settings import DiffusionConfig
 from sapling.models.sizes import check_size
 from sapling.workflows.networks import OF_TRAINING, TRAINED_HERE, is_given
 from sapling.workflows.next_run import changed, command_of, flags_of
@@ -118,7 +119,11 @@ def _more_steps(m: Measured, config: RunConfig) -> Remedy:
     epochs = usual if usual > m.epochs else 2 * m.epochs
     with_teacher = config.teacher.epochs is None and not is_given(config.teacher.model)
     who = "students and teacher" if with_teacher else "students"
-    return Remedy(f"Train the {who} for {epochs} epochs.", {"train.epochs": epochs}, keeps_teacher=not with_teacher)
+    changes: dict[str, Any] = {"train.epochs": epochs}
+    if m.acceptance is not None and m.acceptance.get("passed") is False and (phase := _usual_first_phase(config)):
+        changes |= phase  # else the same useless denoiser would come from the cache
+        who = f"denoiser for as long as usual, and the {who}"
+    return Remedy(f"Train the {who} for {epochs} epochs.", changes, keeps_teacher=not with_teacher)
 
 
 def _better_teacher(m: Measured, config: RunConfig) -> Remedy:
@@ -145,7 +150,23 @@ def _better_teacher(m: Measured, config: RunConfig) -> Remedy:
 
 
 def _other_denoiser(m: Measured, config: RunConfig) -> Remedy:
-    return Remedy("Learn from the teacher's answers, without its features.", _method("kd", config))
+    if phase := _usual_first_phase(config):
+        return Remedy("Train the denoiser for as long as usual.", phase)
+    others = [
+        name
+        for name in split_name(config.method.name)
+        if not issubclass(methods.load_class(name).Config, DiffusionConfig)
+    ]
+    if others:
+        return Remedy(f"Leave the denoiser away: {'+'.join(others)} alone.", _method("+".join(others), config))
+    return _other_method(m, config)
+
+
+def _usual_first_phase(config: RunConfig) -> dict[str, Any]:
+    """What takes back epochs that were given for a first phase; empty where none were."""
+    parts = methods.parts(config.method.name, **config.method.options)
+    given = [place for place, _, own in parts if getattr(own, "phase1_epochs", None) is not None]
+    return {f"{place}.phase1_epochs": None for place in given}
 
 
 def _rescaled(m: Measured, config: RunConfig) -> Remedy:
