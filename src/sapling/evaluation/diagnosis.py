@@ -296,8 +296,8 @@ def _hesitant(m: Measured) -> Finding | None:
         f"targets have {train.entropy / m.most_entropy:.0%} of the largest entropy at temperature 1 and "
         f"{train.entropy_at_temperature / m.most_entropy:.0%} at temperature {m.temperature:g}.",
         "A better classifier can be the worse teacher: mixup, CutMix and label smoothing make its answers soft in all "
-        "directions alike, and plain kd asks the student to copy that. Methods that compare answers up to their scale "
-        "(dist, or kd with standardised logits) do not.",
+        "directions alike, and plain kd asks the student to copy that. A method that compares answers up to their "
+        "scale (dist) does not.",
     )
 
 
