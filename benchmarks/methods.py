@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from sets import open_dev
 
 from sapling import methods
-from sapling.config import RECIPES, RunConfig, build
+from sapling.config import RECIPES, RunConfig, build, override, parse_assignment
 from sapling.data.answers import open_answers
 from sapling.data.loader import Dataset
 from sapling.engine.trainer import Member, PassSettings, fit
@@ -183,6 +183,7 @@ def one_pass(
             options=dict(options),
             optim=optim,
             teacher=heard,
+            ema_decay=config.train.ema_decay,
             imbalance=("none", 1.0),
         )
         for name, (method, options) in {CONTROL: ("none", {}), **arms}.items()
@@ -300,6 +301,10 @@ def main() -> None:
     parser.add_argument("--arms", help="names with ';' between them; all by default")
     parser.add_argument("--epochs", type=int, help="of the students; such a table stands apart")
     parser.add_argument("--mixup", type=float, default=0, help="alpha, for all arms; such a table stands apart")
+    parser.add_argument(
+        "--set", action="append", dest="set_", default=[], help="train.lr=0.1, for control and arms; apart"
+    )
+    parser.add_argument("--apart", help="name of a table of its own, such as one whose teacher was trained again")
     parser.add_argument("--mixed-teacher", action="store_true", help="trained with the recipe mixed, at as many epochs")
     parser.add_argument("--img-size", type=int, help="pixels; by itself as sets.py has it")
     parser.add_argument("--network", default=TEACHER, help="the teacher's architecture, where it is trained here")
@@ -328,6 +333,14 @@ def main() -> None:
     place = given.folder / (f"{label}@{folder.parent.name}" if teacher else label)
     if given.epochs:
         place = place.with_name(f"{place.name}-{epochs}-epochs")
+    if given.apart:
+        place = place.with_name(f"{place.name}-{given.apart}")
+    if given.set_:
+        changed = dict(parse_assignment(text) for text in given.set_)
+        place = place.with_name(
+            "-".join([place.name, *(f"{k.removeprefix('train.')}={v:g}" for k, v in changed.items())])
+        )
+        config = build(override(config.model_dump(), changed))
     if given.mixup:
         place, data = place.with_name(f"{place.name}-mixup"), replace(data.seen_as(mixup=given.mixup), num_views=0)
     for seed in given.seeds:

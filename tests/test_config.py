@@ -171,3 +171,10 @@ def test_a_split_file_leaves_nothing_to_cut():
         config.build({"data": {"source": "digits", "split_file": "s.csv", "split_seed": 1}})
     made = config.build({"data": {"source": "digits", "split_file": "s.csv"}})
     assert config.build(yaml.safe_load(config.save(made))) == made
+
+
+def test_a_run_that_names_no_method_takes_dist():
+    for blocks in ({}, {"method": {"temperature": 2}}, {"method": {"name": "dist"}}):
+        assert config.build({"data": "digits", **blocks}).method.name == "dist"
+    with pytest.raises(ConfigError, match="standardize: unknown setting of method 'dist'"):
+        config.build({"data": "digits", "method": {"standardize": True}})

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from sapling import cli, method_list, tables
+from sapling.errors import UsageError
 from sapling.methods.registry import FOLDER, built_in, catalogue, entry
 
 BENCHMARK = FOLDER.parents[2] / "benchmarks" / "step_cost.py"
@@ -64,6 +65,25 @@ def test_a_setting_shows_its_default_and_its_range(capsys):
     assert "weights = {ce: 0.1, kd: 0.9} (term: number or none)" in text
     method_list.show_methods("fitnet", as_json=False)
     assert "teacher_tap = none (text or none)" in words(capsys.readouterr().out)
+
+
+def test_a_combination_shows_the_weights_of_its_parts(capsys):
+    method_list.show_methods("kd+at", as_json=False)
+    text = words(capsys.readouterr().out)
+    assert " kd.weights = {ce: 0.1, kd: 0.9} " in text
+    assert " at.weights = {ce: 1, at: 1000} " in text
+    assert " weights = none " in text
+
+
+def test_the_method_of_a_run_that_names_none_is_marked(capsys):
+    method_list.show_methods(None, as_json=False)
+    marked = [row for row in re.split(r"\n(?=\S)", capsys.readouterr().out) if "names none" in words(row)]
+    assert [row.split()[0] for row in marked] == ["dist"]
+
+
+def test_a_comma_between_names_is_said_to_be_a_plus():
+    with pytest.raises(UsageError, match=r"several are joined with \+: kd\+at"):
+        method_list.show_methods("kd,at", as_json=False)
 
 
 def test_no_setting_may_only_be_what_it_is_by_itself():

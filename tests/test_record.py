@@ -62,11 +62,11 @@ def test_other_settings_are_refused_and_named(tmp_path):
         run.path("members").mkdir()
     other = config.build({"data": "digits", "train": {"epochs": 3}})
     with (
-        pytest.raises(RunError, match=r"train\.epochs was None, is 3"),
+        pytest.raises(UsageError, match=r"train\.epochs was None, is 3"),
         record.Run(tmp_path / "r", other, task="distill"),
     ):
         pass
-    with pytest.raises(RunError, match="other settings"), record.Run(tmp_path / "r", CONFIG, task="train"):
+    with pytest.raises(UsageError, match="other settings"), record.Run(tmp_path / "r", CONFIG, task="train"):
         pass
     with record.Run(tmp_path / "r", CONFIG, task="distill") as run:
         assert not run.is_finished

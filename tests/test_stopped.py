@@ -86,7 +86,7 @@ def test_a_finished_run_did_not_stop(tmp_path):
 def test_who_has_no_right_to_the_folder_changes_nothing(tmp_path):
     """Other settings, or another process: the error is not the run's."""
     before = stop(tmp_path / "r", DIVERGED)
-    with pytest.raises(RunError, match="other settings"), Run(tmp_path / "r", OTHER, task="distill"):
+    with pytest.raises(UsageError, match="other settings"), Run(tmp_path / "r", OTHER, task="distill"):
         pass
     assert json.loads((tmp_path / "r/stopped.json").read_text()) == before
     with Run(tmp_path / "r", CONFIG, task="distill"):

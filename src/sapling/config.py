@@ -33,7 +33,7 @@ from sapling.config_history import YOUNGER, with_floats
 from sapling.data.listing import Columns
 from sapling.data.viewspec import VIEW_PRESETS, checked_options, preset
 from sapling.errors import ConfigError, nearest
-from sapling.methods.combination import arm_of, key_of, opened, split_name
+from sapling.methods.combination import DEFAULT_METHOD, arm_of, key_of, opened, split_name
 from sapling.methods.validate import check_config
 from sapling.trackers import TRACKERS, parse_trackers
 
@@ -237,7 +237,7 @@ class MethodBlock(BaseModel):
     """Name of the method, and its own settings beside it."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
-    name: str = Field("kd", description="see sapling methods; several at once: kd+at")
+    name: str = Field(DEFAULT_METHOD, description="see sapling methods; several at once: kd+at")
 
     @property
     def options(self) -> dict[str, Any]:
@@ -336,9 +336,9 @@ def build(blocks: Mapping[str, Any], *, where: str = "settings") -> RunConfig:
     except ValidationError as error:
         problems += [explain(e, RunConfig) for e in error.errors()]
     method = full.get("method", {})
-    if isinstance(method, Mapping) and isinstance(method.get("name", "kd"), str):
+    if isinstance(method, Mapping) and isinstance(method.get("name", DEFAULT_METHOD), str):
         options = {k: v for k, v in method.items() if k != "name"}
-        problems += [f"method.{p}" for p in check_config(method.get("name", "kd"), options)]
+        problems += [f"method.{p}" for p in check_config(method.get("name", DEFAULT_METHOD), options)]
     if problems or config is None:
         count = f"{len(problems)} settings are" if len(problems) > 1 else "1 setting is"
         raise ConfigError(f"{count} wrong:\n" + "\n".join(f"  - {p}" for p in problems), where=where)

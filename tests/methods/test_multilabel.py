@@ -1,5 +1,6 @@
 """Methods where an image may have several labels."""
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -48,7 +49,33 @@ def test_a_term_that_is_not_wanted_is_not_given():
     assert set(method(drawn(1), None, batch(), Step(terms=("bce",)))) == {"bce"}
 
 
-@pytest.mark.parametrize("name", ["dkd", "dist"])
+def sigmoids(logits, temperature):
+    return 1 / (1 + np.exp(-logits.numpy().astype(np.float64) / temperature))
+
+
+@pytest.mark.parametrize("temperature", [1.0, 4.0])
+@pytest.mark.parametrize("center", [True, False])
+def test_dist_correlates_sigmoids(temperature, center):
+    """Inter over the labels of each image, intra over the images of each label; other places, other answers."""
+    method = methods.build("dist", INFO, temperature=temperature, center=center)
+    student, teacher = (Outputs(torch.cat([drawn(s).logits, drawn(s + 10).logits])) for s in (1, 2))
+    several = Batch(torch.zeros(12, 3, 2, 2), None, torch.arange(12), torch.arange(12), batch().targets.repeat(2, 1))
+    terms = method(student, teacher, several, Step(terms=method.active_terms(Phase())))
+    q, p = sigmoids(student.logits, temperature), sigmoids(teacher.logits, temperature)
+    like = naive.pearson if center else naive.cosine
+    inter = 1 - np.mean([like(q[b], p[b]) for b in range(12)])
+    intra = 1 - np.mean([like(q[:, k], p[:, k]) for k in range(4)])
+    assert set(terms) == {"bce", "inter", "intra"}
+    assert float(terms["inter"]) == pytest.approx(temperature**2 * inter, rel=1e-5)
+    assert float(terms["intra"]) == pytest.approx(temperature**2 * intra, rel=1e-5)
+
+
+def test_dist_of_two_labels_has_no_inter():
+    method = methods.build("dist", PairInfo(num_classes=2, num_samples=10, multi_label=True))
+    assert method.weights == {"bce": 1, "inter": 0, "intra": 2}
+
+
+@pytest.mark.parametrize("name", ["dkd", "mlkd"])
 def test_methods_of_one_class_are_refused(name):
     with pytest.raises(MethodError, match="one class per image") as caught:
         methods.build(name, INFO)

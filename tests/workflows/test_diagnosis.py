@@ -26,7 +26,7 @@ from sapling.models.load import Preprocess
 from sapling.report.diagnosis import terminal_lines
 from sapling.workflows.diagnosis import log_line
 from sapling.workflows.remedies import next_command, remedy_for
-from tests.evaluation.test_diagnosis import FLAWS, HEALTHY
+from tests.evaluation.test_diagnosis import FLAWS, HEALTHY, student
 from tests.workflows.test_next_run import read_back
 
 CLASSES, SIZE = [f"class {k}" for k in range(5)], 8
@@ -213,7 +213,7 @@ def test_every_remedy_is_a_command_that_is_understood(flaw, tmp_path):
     measured = replace(HEALTHY, **changes)
     (finding,) = diagnose(measured)
     for blocks in (
-        {"data": "a b.zip", "teacher": {"model": "resnet18", "epochs": 12, "mixup": 0.2}},
+        {"data": "a b.zip", "method": "kd", "teacher": {"model": "resnet18", "epochs": 12, "mixup": 0.2}},
         {
             "data": "x",
             "teacher": "runs/t/teacher",
@@ -235,6 +235,28 @@ def test_every_remedy_is_a_command_that_is_understood(flaw, tmp_path):
         if name not in ("labels", "weak_teacher", "steps") and config.teacher.model == "resnet18":
             assert following.teacher.model == str(tmp_path / "run" / "teacher"), "the same teacher serves again"
             assert (following.teacher.epochs, following.teacher.mixup) == (None, None)
+
+
+@pytest.mark.parametrize("classes", [2, 10])
+def test_where_answers_are_not_enough_the_last_map_is_added(classes, tmp_path):
+    """The student of dist that cannot follow, of any number of classes; not where features cannot be taught."""
+    measured = replace(HEALTHY, num_classes=classes, students=student("distilled", "train", agreement=0.6))
+    finding = next(f for f in diagnose(measured) if f.name == "capacity")
+
+    def remedy(**blocks):
+        return remedy_for(finding, measured, build({"data": "x", "method": "dist", **blocks}))
+
+    config = build({"data": "x", "method": {"name": "dist", "temperature": 2}})
+    _, following = read_back(
+        next_command(remedy(method=config.method.model_dump()), config, tmp_path / "run", "capacity")
+    )
+    assert (following.method.name, following.method.options) == ("dist+fdbd", {"fdbd": {"denoiser": False}})
+    for other in (
+        {"teacher": {"num_teachers": 2, "cross_fit": True}},
+        {"student": {"model": "resnet18", "pretrained": True, "freeze_backbone": True}},
+        {"method": "dist+fdbd"},
+    ):
+        assert set(remedy(**other).changes) == {"student.model"}
 
 
 @pytest.mark.parametrize(
@@ -285,7 +307,7 @@ def test_a_plain_run_measures_itself_and_its_log_holds_the_cause(finished_run):
     assert {"measured", "not_looked_at"} <= found.keys()
     assert found["measured"]["img_size"] == 16
     assert rebuilt(found["measured"]).as_dict() == found["measured"]
-    assert found["measured"]["pulls"].keys() == {"ce", "kd", "total"}
+    assert found["measured"]["pulls"].keys() == {"ce", "inter", "intra", "total"}
     rows = [json.loads(line) for line in (finished_run.folder / "metrics.jsonl").read_text().splitlines()]
-    assert sum(row.get("gradients", {}).get("steps", 0) for row in rows if row["member"] == "kd-s0") == 2
+    assert sum(row.get("gradients", {}).get("steps", 0) for row in rows if row["member"] == "dist-s0") == 2
     assert log_line({"measured": {}}) is None

@@ -253,7 +253,7 @@ def test_killed_between_two_teachers_goes_on_to_the_same_bits(photos, tmp_path, 
     assert (tmp_path / "broken" / "members" / "teacher-0" / "member.json").exists()
     assert not (tmp_path / "broken" / "teacher" / "card.json").exists()
     again = sapling.distill(**broken)
-    for name in ("teacher/0", "teacher/1", "members/kd-s0", "members/control-s0"):
+    for name in ("teacher/0", "teacher/1", "members/dist-s0", "members/control-s0"):
         assert digest(again.folder / name / "model.safetensors") == digest(whole.folder / name / "model.safetensors")
     assert digest(again.folder / "teacher" / "folds.csv") == digest(whole.folder / "teacher" / "folds.csv")
     assert again.results["comparison"] == whole.results["comparison"]

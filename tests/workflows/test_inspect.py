@@ -10,7 +10,7 @@ import pytest
 
 import sapling
 from sapling.cli import main
-from sapling.errors import DataError, RunError
+from sapling.errors import DataError, UsageError
 from tests.data.pictures import process_environment
 from tests.data.scenes import scene, split_scenes, write_scenes
 
@@ -186,5 +186,5 @@ def test_a_run_that_is_older_than_the_check_goes_on_as_it_began(leaking, tmp_pat
     path.write_text(json.dumps(card), encoding="utf-8")
     made = sapling.train(data={"source": str(leaking)}, output=tmp_path / "r", **SMALL)
     assert made.results["warnings"] == []
-    with pytest.raises(RunError, match="other settings"):
+    with pytest.raises(UsageError, match="other settings"):
         sapling.train(data={"source": str(leaking), "img_size": 40}, output=tmp_path / "r", **SMALL)

@@ -66,10 +66,10 @@ def test_the_run_measures_labels(run):
     assert results["comparison"]["measure"] == results["comparison"]["verdict"]["measure"] == "map"
     assert "of mean average precision" in run.statement
     assert set(results["comparison"]["intervals"]) == {"macro_f1", "micro_f1", "auc", "bce", "ece"}
-    assert results["manifest"]["weights"] == {"bce": pytest.approx(0.1), "kd": pytest.approx(0.9)}
+    assert results["manifest"]["weights"] == {"bce": 1.0, "inter": 2.0, "intra": 2.0}
     checks = {check["name"]: check["passed"] for check in results["teacher"]["gate"]["checks"]}
     assert checks == {"finite answers": True, "above chance": True, "class order": True}
-    logits = {"control": [], "kd": []}
+    logits = {"control": [], "dist": []}
     for member in results["members"]:
         stored = load_file(run.folder / "members" / member["name"] / "test_logits.safetensors")
         targets, sizes = stored["labels"], results["manifest"]["split"]
@@ -77,15 +77,15 @@ def test_the_run_measures_labels(run):
         assert member["test"]["per_label_images"] == targets.sum(0).tolist()
         assert "confusion" not in member["test"]
         logits[member["arm"]].append(stored["logits"])
-    again = compare_rankings(logits["control"], logits["kd"], targets)
+    again = compare_rankings(logits["control"], logits["dist"], targets)
     assert again.as_dict() == results["comparison"]["verdict"]
     means = {arm: np.mean([m["test"]["map"] for m in results["members"] if m["arm"] == arm]) for arm in logits}
-    assert again.difference == pytest.approx(means["kd"] - means["control"])
+    assert again.difference == pytest.approx(means["dist"] - means["control"])
 
 
 def test_the_terms_of_training(run):
     rows = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
-    assert {tuple(sorted(row["train"])) for row in rows} == {("bce", "loss"), ("bce", "kd", "loss")}
+    assert {tuple(sorted(row["train"])) for row in rows} == {("bce", "loss"), ("bce", "inter", "intra", "loss")}
     assert all(set(row["val"]) == {"map", "macro_f1", "bce"} for row in rows)
 
 
@@ -173,7 +173,7 @@ def test_training_alone_mixing_and_weights(shapes, tmp_path):
     ("more", "says"),
     [
         ({"method": "dkd"}, "'dkd' needs one class per image.*allowed: methods for several labels: "),
-        ({"method": "dist"}, "'dist' needs one class per image"),
+        ({"method": "kdpp"}, "'kdpp' needs one class per image"),
         ({"method": {"name": "kd", "standardize": True}}, "standardize"),
         ({"train": {**SETTINGS["train"], "imbalance": "sampler"}}, "train.imbalance sampler"),
         ({"train": {**SETTINGS["train"], "imbalance": "logit_adjustment"}}, "train.imbalance logit_adjustment"),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import sapling
 from sapling.config import build
-from sapling.errors import GateError, MethodError, ModelError
+from sapling.errors import GateError, MethodError, ModelError, UsageError
 from sapling.models import create_model
 from sapling.models.load import Preprocess, save_model
 from sapling.screen import Screen
@@ -63,6 +65,17 @@ def test_a_teacher_that_is_given_is_looked_at_before_it_is_asked(photos, tmp_pat
         teacher = {"model": saved(tmp_path / f"t{len(classes)}", classes)}
         with pytest.raises(error, match=message):
             sapling.distill(**blocks(photos, teacher=teacher, method=method, output=str(tmp_path / "r")))
+
+
+def test_images_too_few_for_the_method_train_no_teacher(tmp_path, no_teacher):
+    for place in ("a", "b"):
+        (tmp_path / "few" / place).mkdir(parents=True)
+        for k in range(5):
+            pixels = np.random.default_rng(k + 9 * (place == "b")).integers(0, 255, (32, 32, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "few" / place / f"{k}.png")
+    small = blocks(tmp_path / "few", method="kd+dist", output=str(tmp_path / "r"))
+    with pytest.raises(UsageError, match=r"'kd\+dist' compares.*there are 6 images to train on[\s\S]*--method kd"):
+        sapling.distill(**small)
 
 
 def test_looking_at_the_pair_draws_no_random_number_of_the_run(photos):

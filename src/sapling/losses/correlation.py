@@ -33,7 +33,12 @@ def pearson(first: Tensor, second: Tensor, dim: int, eps: float = 1e-8, *, cente
 
 
 def inter_class(
-    student_logits: Tensor, teacher_logits: Tensor, temperature: float | Tensor = 1.0, *, center: bool = True
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    temperature: float | Tensor = 1.0,
+    *,
+    center: bool = True,
+    multi_label: bool = False,
 ) -> Tensor:
     """``T^2 * (1 - mean over images of pearson over classes)`` of the softened probabilities.
 
@@ -44,16 +49,22 @@ def inter_class(
         teacher_logits: ``[B,K]``.
         temperature: T, one number; T^2 is included, so T = 4 is up to 16 times larger than T = 1.
         center: False compares the angle of the probabilities instead.
+        multi_label: each logit answers for itself: its probability is a sigmoid.
 
     Raises:
         MethodError: the shapes differ, or the temperature is not above 0.
     """
-    student, teacher, scale = _softened(student_logits, teacher_logits, temperature)
+    student, teacher, scale = _softened(student_logits, teacher_logits, temperature, multi_label=multi_label)
     return scale * (1 - pearson(student, teacher, dim=1, center=center).mean())
 
 
 def intra_class(
-    student_logits: Tensor, teacher_logits: Tensor, temperature: float | Tensor = 1.0, *, center: bool = True
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    temperature: float | Tensor = 1.0,
+    *,
+    center: bool = True,
+    multi_label: bool = False,
 ) -> Tensor:
     """``T^2 * (1 - mean over classes of pearson over images)`` of the softened probabilities.
 
@@ -65,11 +76,12 @@ def intra_class(
         teacher_logits: ``[B,K]``.
         temperature: T, one number; T^2 is included.
         center: False compares the angle of the probabilities instead.
+        multi_label: each logit answers for itself: its probability is a sigmoid.
 
     Raises:
         MethodError: the shapes differ, or the temperature is not above 0.
     """
-    student, teacher, scale = _softened(student_logits, teacher_logits, temperature)
+    student, teacher, scale = _softened(student_logits, teacher_logits, temperature, multi_label=multi_label)
     return scale * (1 - pearson(student, teacher, dim=0, center=center).mean())
 
 
@@ -120,10 +132,11 @@ def _gram_gap(student: Tensor, teacher: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def _softened(
-    student_logits: Tensor, teacher_logits: Tensor, temperature: float | Tensor
+    student_logits: Tensor, teacher_logits: Tensor, temperature: float | Tensor, *, multi_label: bool = False
 ) -> tuple[Tensor, Tensor, float | Tensor]:
     check_pair(student_logits, teacher_logits)
     check_temperature(temperature)
-    student = torch.softmax(full_precision(student_logits) / temperature, dim=1)
-    teacher = torch.softmax(full_precision(teacher_logits) / temperature, dim=1)
-    return student, teacher, temperature**2
+    student, teacher = (full_precision(logits) / temperature for logits in (student_logits, teacher_logits))
+    if multi_label:
+        return torch.sigmoid(student), torch.sigmoid(teacher), temperature**2
+    return torch.softmax(student, dim=1), torch.softmax(teacher, dim=1), temperature**2

@@ -13,8 +13,9 @@ Defaults: T = 1, ce 1, inter 2, intra 2: the authors' ImageNet settings. CIFAR-1
     so both terms are up to 16 times larger.
 Departures: beta and gamma times the common weight are the weights of two terms, not options, so each is
     logged and swept alone. Batches below 8 images are refused: intra correlates over the batch. Of two classes
-    inter is left out: it has no gradient. With center false the cosine stands in place of the correlation (Ham et
-    al. 2023, arXiv:2311.14307, intra alone).
+    inter is left out: it has no gradient. Where images have several labels p is the sigmoid of each logit and
+    cross-entropy the binary one; the paper has one class per image. With center false the cosine stands in
+    place of the correlation (Ham et al. 2023, arXiv:2311.14307, intra alone).
 Reference: CIFAR-100, top-1 in %: ResNet-56 -> 20 71.75, ResNet-32x4 -> 8x4 76.31 (alone 69.06 and 72.50, plain kd
     70.66 and 73.33); DIST's README. A later re-run has 71.78 and 75.79; ND's README. ImageNet: ResNet-34 -> 18 72.07;
     DIST's README.
@@ -45,7 +46,7 @@ class DIST(Method):
 
     config: Config
     terms = ("ce", "inter", "intra")
-    requires = Requires(labels=False, min_batch=8)
+    requires = Requires(labels=False, min_batch=8, multi_label=True)
     scales: ClassVar[Mapping[str, float]] = {"inter": 2.0, "intra": 2.0}
 
     @classmethod
@@ -66,5 +67,11 @@ class DIST(Method):
         for name, loss in (("inter", inter_class), ("intra", intra_class)):
             if step.wants(name):
                 student, teacher = self.pair(student, teacher)
-                terms[name] = loss(student.logits, teacher.logits, self.config.temperature, center=self.config.center)
+                terms[name] = loss(
+                    student.logits,
+                    teacher.logits,
+                    self.config.temperature,
+                    center=self.config.center,
+                    multi_label=self.info.multi_label,
+                )
         return terms

@@ -61,7 +61,7 @@ def check_method_fits(config: RunConfig, needs: Needs) -> None:
         raise UsageError(
             f"method {arm!r} compares images with each other and the batch size is {config.train.batch_size}",
             allowed=f"{needs.min_batch} or more",
-            remedy=f"--batch-size {max(needs.min_batch, 64)}",
+            remedy=f"--batch-size {max(needs.min_batch, 64)}, or a method that takes each image alone, such as kd",
         )
     if config.student.freeze_backbone and needs.student:
         raise UsageError(
