@@ -25,7 +25,10 @@ KD_TRIALS = {
     "trees-32px-12-epochs": "Trees",
 }
 TUNED = "lr=0.2-weight_decay=0.002"
-LONG = {f"aid-32px-100-epochs-lr={rate}": f"AID, 100 epochs, rate {rate}" for rate in (0.05, 0.1, 0.2)}
+LONG = {
+    "aid-32px-100-epochs-lr=0.05": "AID, from the ResNet-20",
+    "aid-32px-100-epochs-wrn": "AID, from a wrn_16_2",
+}
 FRESH = {"trees-32px-fresh": "Trees, ten other seeds"}
 PAGE = DOCS / "methods" / "measured.md"
 CONTROL = "control"
@@ -147,7 +150,8 @@ def about(title: str, entry: dict[str, Any]) -> str:
 def beside_control(kept: dict[str, Any], names: dict[str, str], by: str = "gain") -> str:
     """A table of its own for sets under other terms; the control's accuracy stands in the heads."""
     found = {
-        f"{title} (control {100 * kept[name]['arms'][CONTROL]['top1']:.1f} %)": kept[name]["arms"]
+        f"{title} (teacher {100 * kept[name]['about']['teacher']['top1']:.1f} %, "
+        f"control {100 * kept[name]['arms'][CONTROL]['top1']:.1f} %)": kept[name]["arms"]
         for name, title in names.items()
         if name in kept
     }

@@ -118,3 +118,10 @@ def test_damaged_files_are_named(tmp_path):
         record.read_json(tmp_path / "results.json")
     with pytest.raises(UsageError, match="no run is here"):
         record.load_run_config(tmp_path)
+
+
+def test_no_method_has_a_part_in_a_training_alone():
+    """Teachers that were trained before the default method changed go on; a distillation by another method does not."""
+    one, other = (config.build({"data": "digits", "method": name}) for name in ("kd", "dist"))
+    assert record.stamp_of(one, "train") == record.stamp_of(other, "train") == f"train:{one.fingerprint()}"
+    assert record.stamp_of(one, "distill") != record.stamp_of(other, "distill")

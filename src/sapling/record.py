@@ -18,7 +18,7 @@ from typing import IO, Any
 
 import yaml
 
-from sapling.config import RunConfig, save
+from sapling.config import MethodBlock, RunConfig, save
 from sapling.errors import RunError, SaplingError, UsageError
 
 FORMAT = 1
@@ -297,7 +297,9 @@ def refuse_foreign_folder(folder: Path) -> None:
 
 
 def stamp_of(config: RunConfig, task: str) -> str:
-    """What tells whether a folder's run is this run."""
+    """What tells whether a folder's run is this run; no method has a part in training alone."""
+    if task != "distill":  # what stood in the settings when the first such runs were made
+        config = config.model_copy(update={"method": MethodBlock(name="kd")})
     return f"{task}:{config.fingerprint()}"
 
 

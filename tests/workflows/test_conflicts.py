@@ -6,7 +6,7 @@ from sapling.config import build
 from sapling.errors import UsageError
 from sapling.methods.registry import built_in
 from sapling.workflows.conflicts import check_method_fits, known_needs
-from sapling.workflows.networks import hears_logits, needs_of, without_gain
+from sapling.workflows.networks import hears_logits, method_notes, needs_of, without_gain
 
 
 @pytest.mark.parametrize("name", built_in())
@@ -54,6 +54,23 @@ def test_symmetries_without_logits_are_said_to_be_for_nothing():
         assert said(method, symmetrise=False) == []
     for method in ("kd", "dist", "srrl", "diffkd", "nuclear"):
         assert said(method) == []
+
+
+def test_kd_from_a_teacher_of_mixed_images_is_warned_of_before_it_is_trained():
+    def said(method, **blocks):
+        notes = method_notes(build({"data": "digits", "method": method, **blocks}), epochs=10)
+        return any("--method dist does not mind" in note for note in notes)
+
+    mixed = {"teacher": {"recipe": "mixed"}}
+    for method in ("kd", "kd+at", "at+kd", {"name": "kd", "temperature": 2}):
+        assert said(method, **mixed)
+        assert said(method, data={"source": "digits", "cutmix": 1})
+        assert not said(method)
+        assert not said(method, teacher={"model": "runs/t/teacher"})
+        assert not said(method, data={"source": "digits", "cutmix": 1}, teacher={"mixup": 0, "cutmix": 0})
+    for harmless in ({"standardize": True}, {"temperature": 1}, {"alpha": 0.5}):
+        assert not said({"name": "kd", **harmless}, **mixed)
+    assert not said("dist", **mixed)
 
 
 OTHER = """\"\"\"A method of somebody else.

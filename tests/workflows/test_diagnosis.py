@@ -24,7 +24,7 @@ from sapling.evaluation.measured import Imitation, Measured
 from sapling.models import save_model
 from sapling.models.load import Preprocess
 from sapling.report.diagnosis import terminal_lines
-from sapling.workflows.diagnosis import log_line
+from sapling.workflows.diagnosis import log_line, softening
 from sapling.workflows.remedies import next_command, remedy_for
 from tests.evaluation.test_diagnosis import FLAWS, HEALTHY, student
 from tests.workflows.test_next_run import read_back
@@ -250,13 +250,31 @@ def test_where_answers_are_not_enough_the_last_map_is_added(classes, tmp_path):
     _, following = read_back(
         next_command(remedy(method=config.method.model_dump()), config, tmp_path / "run", "capacity")
     )
-    assert (following.method.name, following.method.options) == ("dist+fdbd", {"fdbd": {"denoiser": False}})
+    assert (following.method.name, following.method.options) == (
+        "dist+fdbd",
+        {"dist": {"temperature": 2.0}, "fdbd": {"denoiser": False}},
+    )
     for other in (
         {"teacher": {"num_teachers": 2, "cross_fit": True}},
         {"student": {"model": "resnet18", "pretrained": True, "freeze_backbone": True}},
+        {"teacher": "runs/a/teacher,runs/b/teacher"},
+        {"data": {"source": "x", "mixup": 0.2}, "teacher": {"cache": "on"}},
         {"method": "dist+fdbd"},
     ):
         assert set(remedy(**other).changes) == {"student.model"}
+
+
+@pytest.mark.parametrize("method", ["kd", "kd+dist", "dist+kd"])
+def test_a_hesitant_teacher_is_seen_by_the_part_that_it_harms(method):
+    """Plain kd, wherever it stands; the remedy leaves it away and never proposes it."""
+    config = build({"data": "x", "method": method})
+    temperature, standardized = softening(config)
+    assert (temperature, standardized) == (4.0, False)
+    _, changes = FLAWS["mixup"]
+    measured = replace(HEALTHY, **changes, temperature=temperature)
+    (finding,) = diagnose(measured)
+    assert finding.name == "hesitant"
+    assert remedy_for(finding, measured, config).changes["method.name"] == "dist"
 
 
 @pytest.mark.parametrize(

@@ -122,7 +122,7 @@ class Method(nn.Module):
         if info.multi_label and not self.requires_with(config).multi_label:
             raise MethodError(
                 f"method {self.name!r} needs one class per image, and these images may have several labels",
-                remedy="--method kd",
+                remedy="--method dist, or another of those for several labels",
             )
         self.config, self.info = config, info
         self.label_term = SEVERAL_LABELS_TERM if info.multi_label else LABEL_TERM

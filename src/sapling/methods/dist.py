@@ -8,7 +8,8 @@ Family: logits
 Paper: Huang, You, Wang, Qian, Xu: Knowledge Distillation from A Stronger Teacher, arXiv:2205.10536, NeurIPS
 Year: 2022
 Formula: L = CE(z_s, y) + 2 (inter + intra); inter = T^2 (1 - mean over images of pearson(p_s, p_t) over
-    classes), intra = T^2 (1 - mean over classes of pearson over the batch), p = softmax(z / T)
+    classes), intra = T^2 (1 - mean over classes of pearson over the batch), p = softmax(z / T);
+    several labels: sigmoid(z / T)
 Defaults: T = 1, ce 1, inter 2, intra 2: the authors' ImageNet settings. CIFAR-100: T = 4, the same weights,
     so both terms are up to 16 times larger.
 Departures: beta and gamma times the common weight are the weights of two terms, not options, so each is
@@ -59,7 +60,7 @@ class DIST(Method):
         """Build it; see :class:`Method`. Of two classes ``inter`` is left out."""
         super().__init__(config, info)
         if info.num_classes == 2 and config.center:
-            reasons = {"inter": "over two classes a correlation is 1 or -1, whatever the student answers"}
+            reasons = {"inter": "over two answers a correlation is 1 or -1, whatever the student says"}
             self._weights = without(self._weights, reasons, config.weights, self.name)
 
     def forward(self, student: Outputs | None, teacher: Outputs | None, batch: Batch, step: Step) -> dict[str, Tensor]:

@@ -127,8 +127,33 @@ def method_notes(config: RunConfig, epochs: int) -> list[str]:
     """What the method says of these settings before it is trained."""
     parts = methods.parts(config.method.name, **config.method.options)
     notes = [n for _, method, own in parts for n in method.notes(own, mixes=bool(mixed_by(config)), epochs=epochs)]
-    twice = _heard_twice(config) if len(parts) > 1 else None
-    return [*notes, twice] if twice else notes
+    more = [_heard_twice(config) if len(parts) > 1 else None, _flattened_twice(config)]
+    return [*notes, *(note for note in more if note)]
+
+
+def _flattened_twice(config: RunConfig) -> str | None:
+    """Say that plain kd learns badly from a teacher that is trained here with mixed images (measured.md)."""
+    teacher = config.teacher.by_recipe()
+    alphas = (
+        given if given is not None else by_itself
+        for given, by_itself in zip(
+            (teacher.mixup, teacher.cutmix), (config.data.mixup, config.data.cutmix), strict=True
+        )
+    )
+    if is_given(teacher.model) or not any(alphas):
+        return None
+    for _, method, own in methods.parts(config.method.name, **config.method.options):
+        if method.name != "kd":
+            continue
+        weights = given_weights(method.terms, method.default_alpha, method.scales, own.weights, own.alpha)
+        temperature = float(getattr(own, "temperature", 1.0))
+        if temperature >= 2 and not getattr(own, "standardize", False) and weights["kd"] > weights["ce"]:
+            return (
+                f"the teacher is trained with mixed images, whose answers are soft already, and kd flattens them to "
+                f"temperature {temperature:g}: such students were 4 to 10 points below the control on AID "
+                "(docs/methods/measured.md). --method dist does not mind, and alpha 0.5 or standardize help."
+            )
+    return None
 
 
 def _heard_twice(config: RunConfig) -> str | None:

@@ -16,7 +16,8 @@ from sapling.evaluation.measured import Measured
 from sapling.methods.combination import split_name
 from sapling.methods.diffusion_settings import DiffusionConfig
 from sapling.models.sizes import check_size
-from sapling.workflows.networks import OF_TRAINING, TRAINED_HERE, is_given
+from sapling.workflows.conflicts import mixed_by
+from sapling.workflows.networks import OF_TRAINING, TRAINED_HERE, is_given, parts_of
 from sapling.workflows.next_run import changed, command_of, flags_of
 from sapling.workflows.passes import AUTO_STEPS, MAX_EPOCHS, MIN_EPOCHS
 
@@ -218,16 +219,9 @@ def _softer(m: Measured, config: RunConfig) -> Remedy:
 def _other_method(m: Measured, config: RunConfig) -> Remedy:
     if (more := _features_too(config)) is not None:
         return more
-    other = "kd" if "dist" in split_name(config.method.name) else "dist"
+    other = "kd" if config.method.name == "dist" else "dist"
     if other == "dist" and config.train.batch_size < methods.load_class("dist").requires.min_batch:
         other = config.method.name
-    if m.num_classes < 3 and other == "dist":
-        return Remedy(
-            "Temperature 1: with two classes there is nothing else to compare.",
-            {_temperature(config): 1.0}
-            if m.temperature not in (None, 1.0)
-            else {**_no_weights(config), "method.alpha": 0.5},
-        )
     if other == config.method.name:
         return Remedy("The labels and the teacher in equal parts.", {**_no_weights(config), "method.alpha": 0.5})
     why = {"dist": "which compares how answers are ordered, not how large they are", "kd": "the plain one"}[other]
@@ -235,12 +229,23 @@ def _other_method(m: Measured, config: RunConfig) -> Remedy:
 
 
 def _features_too(config: RunConfig) -> Remedy | None:
-    """Better than dist alone on two of three sets, and worse on none (docs/methods/measured.md)."""
-    if config.method.name != "dist" or config.teacher.cross_fit or config.student.freeze_backbone:
+    """Better than dist alone on two of three sets, and worse on none (docs/methods/measured.md).
+
+    None for another method, and where features cannot be taught: out-of-fold answers, a frozen backbone, kept answers
+    to mixed images.
+    """
+    teacher, options = config.teacher, config.method.options
+    folds = teacher.cross_fit or (is_given(teacher.model) and len(parts_of(teacher.model)) > 1)
+    kept_mixed = teacher.cache == "on" and mixed_by(config)
+    if config.method.name != "dist" or folds or kept_mixed or config.student.freeze_backbone:
         return None
     return Remedy(
         "Add the teacher's last map to its answers: dist+fdbd without a denoiser.",
-        {**_method("dist+fdbd", config), "method.fdbd.denoiser": False},
+        {
+            **_method("dist+fdbd", config),
+            **{f"method.dist.{name}": value for name, value in options.items()},
+            "method.fdbd.denoiser": False,
+        },
     )
 
 
@@ -285,9 +290,13 @@ _REMEDIES: dict[str, Callable[[Measured, RunConfig], Remedy]] = {
 
 
 def softening_part(config: RunConfig) -> tuple[str, type[methods.Method], methods.MethodConfig]:
-    """Where its settings stand, class and settings: of the part that softens the teacher's logits, or of the first."""
+    """Where its settings stand, class and settings: of the part that softens the teacher's logits, or of the first.
+
+    Of several such the one with the term ``kd``, whose values the temperature flattens.
+    """
     parts = methods.parts(config.method.name, **config.method.options)
-    return next((part for part in parts if part[1].softens_logits(part[2])), parts[0])
+    found = [part for part in parts if part[1].softens_logits(part[2])]
+    return next((part for part in found if "kd" in part[1].terms), (found or parts)[0])
 
 
 def _temperature(config: RunConfig) -> str:
