@@ -29,7 +29,6 @@ LONG = {
     "aid-32px-100-epochs-lr=0.05": "AID, from the ResNet-20",
     "aid-32px-100-epochs-wrn": "AID, from a wrn_16_2",
 }
-FRESH = {"trees-32px-fresh": "Trees, ten other seeds"}
 PAGE = DOCS / "methods" / "measured.md"
 CONTROL = "control"
 MOST_TRIALS = 8
@@ -198,7 +197,6 @@ def main() -> None:
     tuned = {f"{name}-{TUNED}": title for name, title in SETS.items()}
     text = between(text, "tuned", beside_control(kept, tuned))
     text = between(text, "long", beside_control(kept, LONG))
-    text = between(text, "fresh", beside_control(kept, FRESH))
     rows = json.loads((HERE / "results" / "control_trials.json").read_text(encoding="utf-8"))
     text = between(text, "control", control_trials(rows))
     PAGE.write_text(text, encoding="utf-8")

@@ -215,7 +215,8 @@ def print_card(card: Card, page: Path) -> None:
     console = open_console()
     table = new_table((printable(card.name), "left"), ("", "left"))
     totals = [f"{sum(counts):,} {_PART_NAMES[part]}" for part, counts in card.counts.items() if sum(counts)]
-    table.add_row("images", Text(f"{card.num_images:,} of {len(card.classes)} classes: {', '.join(totals)}"))
+    kind = "labels; images, counted with each of theirs" if card.multi_label else "classes"
+    table.add_row("images", Text(f"{card.num_images:,} of {len(card.classes)} {kind}: {', '.join(totals)}"))
     if card.imbalance is not None:
         table.add_row("balance", f"{card.imbalance:.3g} : 1, largest to smallest class (training images)")
     if card.sizes is not None:

@@ -150,3 +150,10 @@ def test_measurements_are_json():
     again = json.loads(json.dumps(HEALTHY.as_dict(), allow_nan=False))
     assert again["pulls"] == {"ce": 0.2, "kd": 4.0, "total": 4.1}
     assert again["students"]["distilled"]["val"]["agreement"] == 0.89
+
+
+def test_a_mean_average_precision_is_no_share_of_images():
+    short = replace(HEALTHY, epochs=1, steps=150, students=student("control", "train", score=0.4))
+    for measure, words in (("top1", "reaches only 40"), ("map", "reaches a mean average precision of only 40")):
+        (finding,) = diagnose(replace(short, measure=measure))
+        assert words in finding.measured

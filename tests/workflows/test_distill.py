@@ -262,4 +262,6 @@ def records(control, kd):
     ],
 )
 def test_what_is_shipped_is_chosen_on_validation(control, kd, shipped):
-    assert choose_to_ship(records(control, kd), "kd")["member"] == shipped
+    found = choose_to_ship(records(control, kd), "kd")
+    assert found["member"] == shipped
+    assert found["reason"].startswith("not distilled: ") == shipped.startswith("control")

@@ -122,7 +122,8 @@ def _steps(m: Measured) -> Finding | None:
         return None
     seen = f"The students were trained for {_plural(m.epochs, 'epoch')}, {_plural(m.steps, 'step')}"
     if few:
-        seen += f", and the control has only {_share(score)} of its own training images right"
+        found = "a mean average precision of only" if m.measure == "map" else "only"
+        seen += f", and the control reaches {found} {_share(score)} on its own training images"
     if rising:
         seen += f"; over the last tenth of training validation still rose by {_points(m.rising or 0)}"
     return Finding(

@@ -338,9 +338,12 @@ def choose_to_ship(records: list[dict[str, Any]], arm: str, measure: str = "top1
     means = {a: float(np.mean([score(r) for r in records if r["arm"] == a])) for a in (arm, CONTROL)}
     chosen = arm if means[arm] >= means[CONTROL] else CONTROL
     best = max((r for r in records if r["arm"] == chosen), key=score)
+    other = CONTROL if chosen == arm else arm
+    tie = ", as many; then the distilled one" if means[arm] == means[CONTROL] else ""
     reason = (
-        f"of {arm} and {CONTROL} the one with the better mean on validation ({means[arm]:.1%} against "
-        f"{means[CONTROL]:.1%}; a tie goes to {arm}), there the best seed ({score(best):.1%})"
+        ("not distilled: " if chosen == CONTROL else "")
+        + f"{chosen} has {means[chosen]:.1%} on validation on average and {other} {means[other]:.1%}{tie}; "
+        f"of its seeds this is the best there ({score(best):.1%})"
     )
     return {"member": best["name"], "arm": chosen, "reason": reason}
 
