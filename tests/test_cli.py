@@ -159,7 +159,7 @@ def test_distill_prints_the_verdict_and_the_places(run, photos, tmp_path):
     code, resumed, _ = run("distill", "--resume", folder)
     assert (code, resumed) == (0, out)
     code, _, err = run(*arguments, "--lr", 0.01)
-    assert code == 1
+    assert code == 2
     assert "train.lr was None, is 0.01" in err
 
 
