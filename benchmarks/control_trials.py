@@ -4,10 +4,10 @@
     python benchmarks/control_trials.py FOLDER aid --epochs 100 --settings "lr 0.05, weight decay 0.0005;.."
 
 Trials of fdbd are those of ``methods.py`` (30 settings, seed 10). Here the control alone is trained with 30 settings of
-rate, weight decay, optimiser, schedule and average of weights, all in one pass on the same batches, as long as the
-students of the table. What is done is kept in FOLDER. ``results/control_trials.json`` holds the accuracy of each on
-each set, and the setting with the best mean; ``methods.py .. --set train.lr=..`` then compares methods under it. With
-``--epochs`` the trainings are longer, and stand beside the others under ``longer``.
+rate, weight decay, optimiser, warm-up, clipping and average of weights, all in one pass on the same batches, as long
+as the students of the table. What is done is kept in FOLDER. ``results/control_trials.json`` holds the accuracy of
+each on each set, and the setting with the best mean; ``methods.py .. --set train.lr=..`` then compares methods under
+it. With ``--epochs`` the trainings are longer, and stand beside the others under ``longer``.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from typing import Any
 import numpy as np
 from sets import open_dev
 
-from methods import CONTROL, STUDENT, STUDENT_EPOCHS, answers, settings, train
+from methods import STUDENT_EPOCHS, alone, answers, settings, train
 from sapling.config import RunConfig
 from sapling.record import environment, write_json
-from sapling.workflows.passes import make_member, optim_settings, prepare_machine
+from sapling.workflows.passes import prepare_machine
 
 USUAL = "lr 0.05, weight decay 0.0005"
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -52,22 +52,7 @@ def tried(name: str, seed: int, img_size: int, threads: int | None, epochs: int,
     machine = prepare_machine(base)
     members = []
     for label in labels:
-        config = with_train(base, SETTINGS[label])
-        members.append(
-            make_member(
-                data,
-                name=label,
-                arm=CONTROL,
-                seed=seed,
-                architecture=STUDENT,
-                pretrained=False,
-                method="none",
-                options={},
-                optim=optim_settings(config, data, epochs=epochs, pretrained=False),
-                ema_decay=config.train.ema_decay,
-                imbalance=("none", 1.0),
-            )
-        )
+        members.append(alone(data, with_train(base, SETTINGS[label]), label, seed, epochs))
     train(members, data, machine, epochs)
     truth = data.labels("val")
     return {m.name: float((answers(m.student, data, base, machine).argmax(1) == truth).mean()) for m in members}

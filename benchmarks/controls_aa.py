@@ -17,10 +17,10 @@ from pathlib import Path
 import numpy as np
 from sets import open_dev
 
-from methods import CONTROL, STUDENT, answers, settings, train
+from methods import CONTROL, alone, answers, settings, train
 from sapling.evaluation.verdict import compare
 from sapling.record import environment, write_json
-from sapling.workflows.passes import groups_of, make_member, optim_settings, prepare_machine
+from sapling.workflows.passes import groups_of, prepare_machine
 
 HERE = Path(__file__).parent
 NUM_DRAWS = 400
@@ -38,18 +38,7 @@ def main() -> None:
         kept = place / f"{seed}.npy"
         if kept.exists():
             continue
-        member = make_member(
-            data,
-            name=CONTROL,
-            arm=CONTROL,
-            seed=seed,
-            architecture=STUDENT,
-            pretrained=False,
-            method="none",
-            options={},
-            optim=optim_settings(config, data, epochs=epochs, pretrained=False),
-            imbalance=("none", 1.0),
-        )
+        member = alone(data, config, CONTROL, seed, epochs)
         train([member], data, machine, epochs)
         np.save(kept, answers(member.student, data, config, machine).argmax(1))
         print(f"{name} seed {seed}: {100 * float((np.load(kept) == data.labels('val')).mean()):.2f}", flush=True)

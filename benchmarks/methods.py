@@ -73,6 +73,31 @@ def train(
     return fit(members, data, how, teacher=teacher)
 
 
+def alone(
+    data: Dataset,
+    config: RunConfig,
+    name: str,
+    seed: int,
+    epochs: int,
+    architecture: str = STUDENT,
+    ema_decay: float | None = None,
+) -> Member:
+    """A network that is trained from scratch, without a teacher."""
+    return make_member(
+        data,
+        name=name,
+        arm=CONTROL,
+        seed=seed,
+        architecture=architecture,
+        pretrained=False,
+        method="none",
+        options={},
+        optim=optim_settings(config, data, epochs=epochs, pretrained=False),
+        ema_decay=config.train.ema_decay if ema_decay is None else ema_decay,
+        imbalance=("none", 1.0),
+    )
+
+
 def answers(model: TappedModel, data: Dataset, config: RunConfig, machine: Machine) -> NDArray[np.float32]:
     """Logits on dev, ``[n,K]``."""
     logits, _ = logits_of(model.eval(), data, "val", config, machine)
@@ -94,19 +119,7 @@ def open_teacher(
     if (place / "figures.json").exists():
         return place
     epochs = TEACHER_EPOCHS[name]
-    member = make_member(
-        data,
-        name="teacher",
-        arm="teacher",
-        seed=TEACHER_STREAM,
-        architecture=network,
-        pretrained=False,
-        method="none",
-        options={},
-        optim=optim_settings(config, data, epochs=epochs, pretrained=False),
-        imbalance=("none", 1.0),
-        ema_decay=ema_decay,
-    )
+    member = alone(data, config, "teacher", TEACHER_STREAM, epochs, network, ema_decay)
     clock = train([member], data, machine, epochs)
     student = member.student
     save_model(

@@ -56,20 +56,26 @@ def test_every_method_is_explained(width, capsys):
         assert all(f" {field} = " in text for field in e["fields"]), name
 
 
-def test_a_setting_shows_its_default_and_its_range(capsys):
-    method_list.show_methods("kd", as_json=False)
-    text = words(capsys.readouterr().out)
+@pytest.fixture
+def explained(capsys):
+    def text_of(name):
+        method_list.show_methods(name, as_json=False)
+        return words(capsys.readouterr().out)
+
+    return text_of
+
+
+def test_a_setting_shows_its_default_and_its_range(explained):
+    text = explained("kd")
     assert "temperature = 4 (above 0, at most 1,000)" in text
     assert "standardize = false (true | false)" in text
     assert "alpha = none (0 to 1 or none)" in text
     assert "weights = {ce: 0.1, kd: 0.9} (term: number or none)" in text
-    method_list.show_methods("fitnet", as_json=False)
-    assert "teacher_tap = none (text or none)" in words(capsys.readouterr().out)
+    assert "teacher_tap = none (text or none)" in explained("fitnet")
 
 
-def test_a_combination_shows_the_weights_of_its_parts(capsys):
-    method_list.show_methods("kd+at", as_json=False)
-    text = words(capsys.readouterr().out)
+def test_a_combination_shows_the_weights_of_its_parts(explained):
+    text = explained("kd+at")
     assert " kd.weights = {ce: 0.1, kd: 0.9} " in text
     assert " at.weights = {ce: 1, at: 1000} " in text
     assert " weights = none " in text

@@ -215,8 +215,8 @@ def print_card(card: Card, page: Path) -> None:
     console = open_console()
     table = new_table((printable(card.name), "left"), ("", "left"))
     totals = [f"{sum(counts):,} {_PART_NAMES[part]}" for part, counts in card.counts.items() if sum(counts)]
-    kind = "labels; images, counted with each of theirs" if card.multi_label else "classes"
-    table.add_row("images", Text(f"{card.num_images:,} of {len(card.classes)} {kind}: {', '.join(totals)}"))
+    unit = " labels" if card.multi_label else ""  # an image counts with each of its labels
+    table.add_row("images", Text(f"{card.num_images:,} of {len(card.classes)} classes: {', '.join(totals)}{unit}"))
     if card.imbalance is not None:
         table.add_row("balance", f"{card.imbalance:.3g} : 1, largest to smallest class (training images)")
     if card.sizes is not None:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 
 import numpy as np
 import pytest
@@ -219,3 +220,8 @@ def test_inspect_counts_labels(shapes, tmp_path):
     targets = sapling.load_data(shapes, img_size=16).source.targets
     assert np.sum([card.counts[part] for part in card.counts], axis=0).tolist() == targets.sum(0).tolist()
     assert card.multi_label
+
+
+def test_inspect_says_that_it_counts_labels(shapes, tmp_path):
+    shown = CliRunner().invoke(app, ["inspect", str(shapes), "-o", str(tmp_path / "card")]).output
+    assert re.search(r"120 of 3 classes: \d+ train, \d+ validation, \d+ test labels", " ".join(shown.split()))

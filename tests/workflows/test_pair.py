@@ -74,7 +74,7 @@ def test_images_too_few_for_the_method_train_no_teacher(tmp_path, no_teacher):
             pixels = np.random.default_rng(k + 9 * (place == "b")).integers(0, 255, (32, 32, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(tmp_path / "few" / place / f"{k}.png")
     small = blocks(tmp_path / "few", method="kd+dist", output=str(tmp_path / "r"))
-    with pytest.raises(UsageError, match=r"'kd\+dist' compares.*there are 6 images to train on[\s\S]*--method kd"):
+    with pytest.raises(UsageError, match=r"'kd\+dist' compares.*there are 6 to train on[\s\S]*--method kd"):
         sapling.distill(**small)
 
 

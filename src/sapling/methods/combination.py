@@ -33,7 +33,7 @@ TEACHERS_ANSWERS = ("kd", "tckd", "nckd")
 """Names of terms that are the KL divergence to the teacher's softened answers, whole or taken apart."""
 CONTROL = "none"
 DEFAULT_METHOD = "dist"
-"""What a run takes that names no method: the one that was better than its control on all sets it was tried on."""
+"""What a run takes that names no method: better than its control on test images of three sets (README, Limits)."""
 
 
 def split_name(name: str) -> tuple[str, ...]:

@@ -57,12 +57,7 @@ def check_method_fits(config: RunConfig, needs: Needs) -> None:
             allowed="methods without class numbers, such as kd and dist",
             remedy=f"turn mixing off ({', '.join(f'--{k} 0' for k in mixes)}), or --method kd",
         )
-    if config.train.batch_size < needs.min_batch:
-        raise UsageError(
-            f"method {arm!r} compares images with each other and the batch size is {config.train.batch_size}",
-            allowed=f"{needs.min_batch} or more",
-            remedy=f"--batch-size {max(needs.min_batch, 64)}, or a method that takes each image alone, such as kd",
-        )
+    check_batch(config, needs.min_batch, config.train.batch_size)
     if config.student.freeze_backbone and needs.student:
         raise UsageError(
             f"method {config.method.name!r} teaches the student's features ({', '.join(needs.student)}), and "
@@ -82,3 +77,26 @@ def check_method_fits(config: RunConfig, needs: Needs) -> None:
             "teacher.cross_fit is for logits: those features are of teachers that trained on the image",
             remedy="a method on logits, such as kd, or do without teacher.cross_fit",
         )
+
+
+def check_batch(config: RunConfig, least: int, num_images: int) -> None:
+    """Refuse steps of fewer images than the method compares.
+
+    Args:
+        config: the settings.
+        least: images that the method compares at least.
+        num_images: at most so many there are for a step.
+
+    Raises:
+        UsageError: the batch size is below ``least``, or there are fewer images.
+    """
+    if min(num_images, config.train.batch_size) >= least:
+        return
+    small = config.train.batch_size < least
+    found = f"the batch size is {config.train.batch_size}" if small else f"there are {num_images} to train on"
+    remedy = f"--batch-size {max(least, 64)}" if small else "more images"
+    raise UsageError(
+        f"method {config.method.arm!r} compares images with each other and {found}",
+        allowed=f"{least} or more",
+        remedy=f"{remedy}, or a method that takes each image alone: --method kd",
+    )

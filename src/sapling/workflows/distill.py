@@ -339,7 +339,7 @@ def choose_to_ship(records: list[dict[str, Any]], arm: str, measure: str = "top1
     chosen = arm if means[arm] >= means[CONTROL] else CONTROL
     best = max((r for r in records if r["arm"] == chosen), key=score)
     other = CONTROL if chosen == arm else arm
-    tie = ", as many; then the distilled one" if means[arm] == means[CONTROL] else ""
+    tie = " (a tie goes to the distilled one)" if means[arm] == means[CONTROL] else ""
     reason = (
         ("not distilled: " if chosen == CONTROL else "")
         + f"{chosen} has {means[chosen]:.1%} on validation on average and {other} {means[other]:.1%}{tie}; "

@@ -134,13 +134,9 @@ def method_notes(config: RunConfig, epochs: int) -> list[str]:
 def _flattened_twice(config: RunConfig) -> str | None:
     """Say that plain kd learns badly from a teacher that is trained here with mixed images (measured.md)."""
     teacher = config.teacher.by_recipe()
-    alphas = (
-        given if given is not None else by_itself
-        for given, by_itself in zip(
-            (teacher.mixup, teacher.cutmix), (config.data.mixup, config.data.cutmix), strict=True
-        )
-    )
-    if is_given(teacher.model) or not any(alphas):
+    mixup = config.data.mixup if teacher.mixup is None else teacher.mixup
+    cutmix = config.data.cutmix if teacher.cutmix is None else teacher.cutmix
+    if is_given(teacher.model) or not (mixup or cutmix):
         return None
     for _, method, own in methods.parts(config.method.name, **config.method.options):
         if method.name != "kd":

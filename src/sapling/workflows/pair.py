@@ -9,18 +9,18 @@ import torch
 
 from sapling import methods
 from sapling.config import RunConfig
-from sapling.data.layout import many
 from sapling.data.loader import Dataset
-from sapling.errors import ModelError, UsageError
+from sapling.errors import ModelError
 from sapling.models.create import create_model, resolve_name
 from sapling.models.load import LoadedModel, Preprocess
 from sapling.models.tapped import TappedModel
 from sapling.teachers.ensemble import Ensemble
 from sapling.teachers.gate import check_classes
 from sapling.teachers.live import LiveTeacher
+from sapling.workflows.conflicts import check_batch
 from sapling.workflows.dataset import check_bands
 from sapling.workflows.networks import is_given, load_given, parts_of
-from sapling.workflows.passes import batch_size_for, pair_info, preprocess_for
+from sapling.workflows.passes import pair_info, preprocess_for
 
 Network = tuple[torch.nn.Module, Preprocess]
 
@@ -88,14 +88,7 @@ def build_pair(config: RunConfig, data: Dataset, student: torch.nn.Module, teach
     ``teachers`` are those of :func:`teacher_networks`; one that will be trained stands for all that will be.
     """
     name, options = config.method.name, config.method.options
-    least = methods.requires(name, **options).min_batch
-    if batch_size_for(config, data) < least:
-        raise UsageError(
-            f"method {config.method.arm!r} compares images with each other and there are "
-            f"{many(len(data.split.train), 'image')} to train on",
-            allowed=f"{least} or more",
-            remedy="more images, or a method that takes each image alone: --method kd",
-        )
+    check_batch(config, methods.requires(name, **options).min_batch, len(data.split.train))
     taps = methods.taps(name, **options)
     own = TappedModel(student, preprocess_for(student, data), taps.student)
     each = teachers if is_given(config.teacher.model) else teachers * config.teacher.num_teachers

@@ -229,7 +229,7 @@ def _other_method(m: Measured, config: RunConfig) -> Remedy:
 
 
 def _features_too(config: RunConfig) -> Remedy | None:
-    """Better than dist alone on two of three sets, and worse on none (docs/methods/measured.md).
+    """Better than dist alone on three sets with a tuned control (docs/methods/measured.md).
 
     None for another method, and where features cannot be taught: out-of-fold answers, a frozen backbone, kept answers
     to mixed images.
