@@ -23,6 +23,8 @@ ARMS: dict[str, tuple[str, dict[str, Any]]] = {
             "srrl",
             "vkd",
             "nuclear",
+            "mimic",
+            "dist+mimic",
         )
     },
     "diffkd": ("diffkd", {}),
@@ -65,4 +67,6 @@ PAIRS = (
     ("dist+fdbd", "dist"),
     ("dist+fdbd", "dist+fdbd, no denoiser"),
     ("dist+fdbd, no denoiser", "dist"),
+    ("dist+mimic", "dist"),
+    ("dist+mimic", "dist+fdbd, no denoiser"),
 )

@@ -124,9 +124,9 @@ def table(found: dict[str, Rows], arms: list[str], most: int, *, ranked: bool = 
     return "\n".join(lines)
 
 
-def pairs(kept: dict[str, Any]) -> str:
+def pairs(kept: dict[str, Any], names: dict[str, str]) -> str:
     """Markdown: differences between two arms, for each set."""
-    found = {title: kept[name].get("pairs", {}) for name, title in SETS.items() if name in kept}
+    found = {title: kept[name].get("pairs", {}) for name, title in names.items() if name in kept}
     asked = list(dict.fromkeys(pair for of_set in found.values() for pair in of_set))
     lines = ["| difference | " + " | ".join(found) + " |", "|---" * (1 + len(found)) + "|"]
     for pair in asked:
@@ -155,6 +155,22 @@ def beside_control(kept: dict[str, Any], names: dict[str, str], by: str = "gain"
         if name in kept
     }
     return table(found, order(found, 2, by=by), 2, ranked=False)
+
+
+def mimic_trials(tried: dict[str, dict[str, dict[str, float]]]) -> str:
+    """Markdown: top-1 of each seed of each trial, the best mean over sets and seeds first."""
+
+    def key(arm: str) -> tuple[int, float]:
+        found = [list(rows[arm].values()) for rows in tried.values() if arm in rows]
+        return -len(found), -mean(mean(values) for values in found)
+
+    arms = sorted({arm for rows in tried.values() for arm in rows}, key=key)
+    lines = ["| method | AID | EuroSAT, a part | Trees |", "|---|---|---|---|"]
+    for arm in arms:
+        rows = (tried[name].get(arm, {}) for name in ("aid", "eurosat", "trees"))
+        cells = [", ".join(f"{100 * row[s]:.1f}" if s in row else "-" for s in ("7", "8")) for row in rows]
+        lines.append(f"| `{arm}` | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
 
 
 def control_trials(tried: dict[str, Any]) -> str:
@@ -190,13 +206,18 @@ def main() -> None:
     text = PAGE.read_text(encoding="utf-8")
     text = between(text, "sets", "\n".join(lines))
     text = between(text, "table", table(found, arms, most))
-    text = between(text, "pairs", pairs(kept))
+    text = between(text, "pairs", pairs(kept, SETS))
     text = between(text, "trials", table(trials, tried, 1, ranked=False))
     of_kd = {title: kept[name]["arms"] for name, title in KD_TRIALS.items() if name in kept}
     text = between(text, "kd", table(of_kd, order(of_kd, 3, by="gain"), 3, ranked=False))
     tuned = {f"{name}-{TUNED}": title for name, title in SETS.items()}
     text = between(text, "tuned", beside_control(kept, tuned))
     text = between(text, "long", beside_control(kept, LONG))
+    anew = {f"{name}-mimic-{TUNED}": title for name, title in SETS.items()}
+    text = between(text, "mimic", beside_control(kept, anew))
+    text = between(text, "mimic pairs", pairs(kept, anew))
+    tried_too = json.loads((HERE / "results" / "mimic_trials.json").read_text(encoding="utf-8"))["sets"]
+    text = between(text, "mimic trials", mimic_trials(tried_too))
     rows = json.loads((HERE / "results" / "control_trials.json").read_text(encoding="utf-8"))
     text = between(text, "control", control_trials(rows))
     PAGE.write_text(text, encoding="utf-8")

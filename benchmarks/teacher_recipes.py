@@ -6,7 +6,7 @@ AID (100 images of each of 30 classes), 1,800 to train, 600 for dev (``sets.py``
 and seed a teacher (ResNet-18 where the recipe names no network) is trained from scratch; then one pass trains cnn3
 alone and with several methods, on the same batches. ``NAME*3`` is the mean of the logits of that recipe's three
 teachers. Results are kept in FOLDER after each step, so that a later call goes on; ``results/teacher_recipes.json``
-collects them, beside those of an older split.
+collects them beside the rows of former folders and those of an older split.
 """
 
 from __future__ import annotations
@@ -157,6 +157,11 @@ def alone(file: Path) -> dict[str, Any]:
     }
 
 
+def trial(row: Mapping[str, Any]) -> tuple[int, str, int]:
+    """What makes a row one of its own."""
+    return row["img_size"], row["recipe"], row["seed"]
+
+
 def main() -> None:
     """Go on where the last call stopped."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -210,8 +215,11 @@ def main() -> None:
     rows = [json.loads(p.read_text()) for p in sorted(folder.glob("*px/*/results.json"))]
     rows += [alone(p) for p in sorted(folder.glob("*px/*/teacher.json")) if not (p.parent / "results.json").exists()]
     target = HERE / "results" / "teacher_recipes.json"
-    older = json.loads(target.read_text())["older_split"] if target.exists() else []
-    write_json(target, {"rows": rows, "older_split": older, "environment": environment()})
+    kept_before = json.loads(target.read_text()) if target.exists() else {"rows": [], "older_split": []}
+    measured_now = {trial(row) for row in rows}
+    rows += [row for row in kept_before["rows"] if trial(row) not in measured_now]
+    rows.sort(key=trial)
+    write_json(target, {"rows": rows, "older_split": kept_before["older_split"], "environment": environment()})
 
 
 if __name__ == "__main__":

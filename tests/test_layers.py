@@ -28,7 +28,11 @@ ALLOWED: dict[str, set[str]] = {
     "config_errors": {"errors"},
     "assignments": {"errors"},
     "config_history": set(),
-    "config": {"errors", "config_errors", "config_history", "assignments", "bands", "methods", "data", "trackers"},
+    "config": {
+        *("errors", "config_errors", "config_history", "assignments", "bands", "methods", "data", "trackers"),
+        "default_method",
+    },
+    "default_method": {"config", "data"},  # of config its types alone
     "command": set(),
     "record": {"errors", "config"},
     "report": {"errors", "record"},

@@ -73,7 +73,9 @@ Target = Annotated[
     str | None, typer.Argument(help="A run of sapling distill, or data: a folder, a zip, a CSV, a name.")
 ]
 TeacherPath = Annotated[str | None, typer.Option("--teacher", help="A trained network, where data are given.")]
-MethodName = Annotated[str | None, typer.Option("--method", help="Whose features are kept beside the logits (dist).")]
+MethodName = Annotated[
+    str | None, typer.Option("--method", help="Whose features are kept beside the logits (dist+mimic).")
+]
 Views = Annotated[int | None, typer.Option("--num-views", min=1, help="Views of every image (16).")]
 ConfigFile = Annotated[str | None, typer.Option("-c", "--config", help="YAML file of settings; flags win over it.")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="Any setting: block.name=value; may be repeated.")]

@@ -17,7 +17,7 @@ from tests.models.families import network, settings
 
 STUDENT, TEACHER = outputs(1, "student", 8), outputs(2, "teacher", 8)
 DATA = batch(batch_size=8)
-EVERY = ("at", "fitnet", "nuclear", "pkt", "rkd", "sp")
+EVERY = ("at", "fitnet", "mimic", "nuclear", "pkt", "rkd", "sp")
 
 
 def terms(name, student=STUDENT, teacher=TEACHER, **config):

@@ -242,6 +242,16 @@ def test_a_disk_without_room_changes_no_view(data, monkeypatch):
     assert decide(config, data, {"embedding": (4,)}, epochs, there=16 * 62 * 4 * 2).kept
 
 
+def test_maps_without_room_are_said_to_be_smaller_as_vectors(data, monkeypatch):
+    config, epochs = settings(method="dist+mimic")
+    monkeypatch.setattr(answers.shutil, "disk_usage", lambda _: Usage(0, 0, 1000))
+    said = decide(config, data, {"stage4": (64, 4, 4)}, epochs).reason
+    assert said.endswith("; with the embedding in place of its map 132.9 kB: --set method.mimic.tap=embedding"), said
+    assert 16 * 62 * (64 + 3) * 2 == 132_928
+    assert "tap" not in decide(config, data, {"embedding": (64,)}, epochs).reason
+    assert "tap" not in decide(settings(method="fitnet")[0], data, {"stage3": (64, 4, 4)}, epochs).reason
+
+
 def test_of_very_many_classes_the_largest_logits_are_kept_only_where_it_is_asked_for(data, monkeypatch):
     monkeypatch.setattr(answers, "keeps_all", lambda *_, **__: False)
     config, epochs = settings()
@@ -295,7 +305,7 @@ def test_answers_are_built_ahead_and_used_by_a_run(photos, teacher, tmp_path, as
     options += ["--set", "train.precision=fp32"]
     code, out, _ = call("cache", "build", photos, *options)
     assert code == 0
-    assert "logits of 62 images x 3 views" in out
+    assert "logits, stage4 of 62 images x 3 views" in out
     built = len(asked)
     assert built == 3 * 62
     code, out, _ = call("cache", "build", photos, *options)

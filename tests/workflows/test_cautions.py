@@ -57,6 +57,11 @@ def test_training_is_too_short_by_the_rule_of_the_diagnosis(fitted, epochs, step
     assert bool(short_training(fitted, epochs, steps)) == is_said
 
 
+def test_of_several_labels_it_names_the_measure():
+    (text,) = short_training(0.431, 1, 3, multi_label=True)
+    assert "reaches a mean average precision of only 43.1 % on its own" in text
+
+
 def test_declared_trials_reach_manifest_page_and_warnings(tuned, finished_run):
     assert tuned.results["manifest"]["tuning_trials"] == {"control": 0, "method": 8}
     (text,) = (w for w in tuned.results["warnings"] if w.startswith("Not the same tuning"))
@@ -90,7 +95,7 @@ def test_groups_of_unequal_sizes_are_said(finished_run, tmp_path):
     (text,) = (w for w in run.results["warnings"] if "groups of unequal sizes" in w)
     levels = {m["arm"]: m["test"]["top1"] for m in run.results["members"]}
     assert f"({100 * verdict['difference']:+.1f} points)" in text
-    assert f"differ by {100 * (levels['dist'] - levels['control']):+.1f} points" in text
+    assert f"differ by {100 * (levels['dist+mimic'] - levels['control']):+.1f} points" in text
     found = compare(np.ones((1, 4)), np.ones((1, 4)))
     assert uneven_groups(found, [], np.zeros(4, int), None) == []
     assert uneven_groups(found, [], np.zeros(4, int), ["a", "a", "b", "b"]) == []

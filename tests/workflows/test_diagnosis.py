@@ -25,7 +25,7 @@ from sapling.models import save_model
 from sapling.models.load import Preprocess
 from sapling.report.diagnosis import terminal_lines
 from sapling.workflows.diagnosis import log_line, softening
-from sapling.workflows.remedies import next_command, remedy_for
+from sapling.workflows.remedies import next_command, remedy_for, without_finding
 from tests.evaluation.test_diagnosis import FLAWS, HEALTHY, student
 from tests.workflows.test_next_run import read_back
 
@@ -250,18 +250,25 @@ def test_where_answers_are_not_enough_the_last_map_is_added(classes, tmp_path):
     _, following = read_back(
         next_command(remedy(method=config.method.model_dump()), config, tmp_path / "run", "capacity")
     )
-    assert (following.method.name, following.method.options) == (
-        "dist+fdbd",
-        {"dist": {"temperature": 2.0}, "fdbd": {"denoiser": False}},
-    )
+    assert (following.method.name, following.method.options) == ("dist+mimic", {"dist": {"temperature": 2.0}})
+    (tmp_path / "folds.csv").touch()
     for other in (
         {"teacher": {"num_teachers": 2, "cross_fit": True}},
         {"student": {"model": "resnet18", "pretrained": True, "freeze_backbone": True}},
-        {"teacher": "runs/a/teacher,runs/b/teacher"},
+        {"teacher": str(tmp_path)},
         {"data": {"source": "x", "mixup": 0.2}, "teacher": {"cache": "on"}},
-        {"method": "dist+fdbd"},
+        {"method": "dist+mimic"},
     ):
         assert set(remedy(**other).changes) == {"student.model"}
+
+
+def test_where_features_were_too_much_the_answers_alone_are_tried():
+    healthy = replace(HEALTHY, outcome="worse")
+    assert not diagnose(healthy)
+    config = build({"data": "x"})
+    assert without_finding(healthy, config).changes == {"method.name": "dist"}
+    fewer = build({"data": "x", "method": {"dist": {"temperature": 2}}})
+    assert without_finding(healthy, fewer).changes == {"method.dist": None, "method.name": "dist"}
 
 
 @pytest.mark.parametrize("method", ["kd", "kd+dist", "dist+kd"])
@@ -325,7 +332,7 @@ def test_a_plain_run_measures_itself_and_its_log_holds_the_cause(finished_run):
     assert {"measured", "not_looked_at"} <= found.keys()
     assert found["measured"]["img_size"] == 16
     assert rebuilt(found["measured"]).as_dict() == found["measured"]
-    assert found["measured"]["pulls"].keys() == {"ce", "inter", "intra", "total"}
+    assert found["measured"]["pulls"].keys() == {"ce", "inter", "intra", "mimic", "total"}
     rows = [json.loads(line) for line in (finished_run.folder / "metrics.jsonl").read_text().splitlines()]
-    assert sum(row.get("gradients", {}).get("steps", 0) for row in rows if row["member"] == "dist-s0") == 2
+    assert sum(row.get("gradients", {}).get("steps", 0) for row in rows if row["member"] == "dist+mimic-s0") == 2
     assert log_line({"measured": {}}) is None

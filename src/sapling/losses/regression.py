@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from sapling.errors import MethodError
 from sapling.losses.checks import check_pair, full_precision
+
+ROUNDING, TINY = 1e-3, 1e-20
+"""Below this share of its largest value a deviation is what half precision makes of a constant; divisors stay above."""
 
 
 def squared_error(student: Tensor, teacher: Tensor) -> Tensor:
@@ -26,6 +30,23 @@ def squared_error(student: Tensor, teacher: Tensor) -> Tensor:
             remedy="project the student's feature to the teacher's channels",
         )
     return F.mse_loss(full_precision(student), full_precision(teacher))
+
+
+def standardize_channels(feature: Tensor) -> Tensor:
+    """Each channel less its mean and divided by its standard deviation, over images and pixels of the batch.
+
+    Args:
+        feature: ``[B,C,H,W]``.
+
+    Returns:
+        The same shape in float32. A channel that is the same everywhere is 0.
+    """
+    values = full_precision(feature)
+    centred = values - values.mean(dim=(0, 2, 3), keepdim=True)
+    deviation = centred.square().mean(dim=(0, 2, 3), keepdim=True).sqrt()
+    largest = values.abs().amax(dim=(0, 2, 3), keepdim=True)
+    moves = deviation > ROUNDING * largest  # else what is left is rounding
+    return torch.where(moves, centred / deviation.clamp(min=TINY), torch.zeros_like(centred))
 
 
 def summed_error(student: Tensor, teacher: Tensor) -> Tensor:

@@ -39,7 +39,12 @@ def warnings_of(
     """
     return [
         *remarks_without_teacher(config),
-        *short_training(fitted, int(terms["epochs"]), int(terms["epochs"]) * int(terms["steps_per_epoch"])),
+        *short_training(
+            fitted,
+            int(terms["epochs"]),
+            int(terms["epochs"]) * int(terms["steps_per_epoch"]),
+            multi_label=data.multi_label,
+        ),
         *unequal_tuning(config),
         *warnings_about(card, config, data.spec),
         *data_warnings(data),
@@ -71,12 +76,13 @@ def uneven_groups(
     return [text]
 
 
-def short_training(fitted: float, epochs: int, steps: int) -> list[str]:
+def short_training(fitted: float, epochs: int, steps: int, *, multi_label: bool = False) -> list[str]:
     """A difference between students that have not learned the labels yet is a difference of speed."""
     if not is_too_short(fitted, epochs, steps):
         return []
+    reached = "a mean average precision of only " if multi_label else "only "
     text = (
-        f"Training was too short ({many(epochs, 'epoch')}, {many(steps, 'step')}): the control reaches only "
+        f"Training was too short ({many(epochs, 'epoch')}, {many(steps, 'step')}): the control reaches {reached}"
         f"{100 * fitted:.1f} % on its own training images. Whatever the verdict, it is on unfinished students; a full "
         "training may turn it round."
     )
