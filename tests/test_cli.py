@@ -54,7 +54,7 @@ WRONG_CALLS = [
     (("export", "nowhere"), 2, ("there is no run at 'nowhere'",)),
     (("models", "reznet*"), 2, ("'resnet'",)),
     (("distill", "digits", "--method", "kd", "--temperature", "-1"), 2, ("method.temperature", "-1")),
-    (("distill", "digits", "--temperature", "2"), 2, ("method.temperature", "its parts: dist.temperature")),
+    (("distill", "digits", "--temperature", "2"), 2, ("method.temperature", "its parts: method.dist.temperature")),
     (("distill", "digits", "--alpha", "2"), 2, ("method.alpha",)),
     (("distill", "digits", "--set", "train.epoch=3"), 2, ("train.epoch", "did you mean 'epochs'")),
     (("distill", "digits", "--epochs", "many"), 2, ("--epochs", "integer")),

@@ -180,7 +180,7 @@ def test_a_run_that_names_no_method_takes_answers_and_features():
         assert made.method.options == blocks.get("method", {})
         assert "name: dist+mimic" in config.save(made)
     assert config.build({"data": "digits", "method": "kd"}).method.name == "kd"
-    with pytest.raises(ConfigError, match=r"temperature: unknown .*; it is a setting of its parts: dist\.temperature"):
+    with pytest.raises(ConfigError, match=r"temperature: unknown .*; it is a setting of its parts: method\.dist\.temperature"):
         config.build({"data": "digits", "method": {"temperature": 2}})
 
 
@@ -200,5 +200,8 @@ def test_where_features_cannot_be_taught_it_takes_answers_alone(tmp_path):
         {"data": {"source": "digits", "mixup": 0.2, "mix_share": 0}, "teacher": {"cache": "on"}},
     ):
         assert config.build({"data": "digits", **blocks}).method.name == "dist+mimic"
+    # settings of a part want both: such a run is refused by name
+    both = {"teacher": {"num_teachers": 2, "cross_fit": True}, "method": {"mimic": {"tap": "embedding"}}}
+    assert config.build({"data": "digits", **both}).method.name == "dist+mimic"
     made = config.build({"data": "digits", "teacher": {"num_teachers": 2, "cross_fit": True}})
     assert config.build(yaml.safe_load(config.save(made))) == made

@@ -32,7 +32,7 @@ ALLOWED: dict[str, set[str]] = {
         *("errors", "config_errors", "config_history", "assignments", "bands", "methods", "data", "trackers"),
         "default_method",
     },
-    "default_method": {"config", "data"},  # of config its types alone
+    "default_method": {"config", "data", "methods"},  # of config its types alone
     "command": set(),
     "record": {"errors", "config"},
     "report": {"errors", "record"},

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sapling.methods.combination import split_name
+
 if TYPE_CHECKING:
     from sapling.config import RunConfig
 
@@ -15,8 +17,12 @@ ON_ANSWERS = "dist"
 
 
 def default_method(config: RunConfig) -> str:
-    """Answers and features of the teacher, or its answers alone where :func:`teaches_features` says no."""
-    return DEFAULT_METHOD if teaches_features(config) else ON_ANSWERS
+    """Answers and features of the teacher, or its answers alone where :func:`teaches_features` says no.
+
+    Settings of a part (``method.mimic.tap``) want both; where features cannot be taught the run refuses them by name.
+    """
+    is_set = any(part in config.method.options for part in split_name(DEFAULT_METHOD))
+    return DEFAULT_METHOD if is_set or teaches_features(config) else ON_ANSWERS
 
 
 def teaches_features(config: RunConfig) -> bool:

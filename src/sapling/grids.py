@@ -81,7 +81,7 @@ def grid_of(tap: str, shapes: Mapping[str, tuple[int, ...]], *, side: str, metho
     raise MethodError(
         f"method {method!r} cannot place {side}'s {tap} of shape {list(shape)} on a grid",
         allowed="maps [C,H,W], embeddings [D], tokens [T,D] of a square of patches",
-        remedy="another tap (see sapling methods " + method + "), or a method on logits, such as kd",
+        remedy="another tap (see sapling methods " + method + "), or a method on logits, such as dist",
     )
 
 

@@ -82,6 +82,12 @@ def test_the_card_says_what_a_reader_needs(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["README.md"]
 
 
+def test_a_student_that_was_not_distilled_learned_by_no_method(tmp_path):
+    write_model_card(tmp_path, {**RESULTS, "shipped": {**RESULTS["shipped"], "arm": "control"}})
+    text = (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert "* method: none: it learned from the labels alone" in text
+
+
 def test_hostile_names_stay_text(tmp_path):
     write_model_card(tmp_path, {**RESULTS, "name": "x\n# y <img src=x>"})
     text = (tmp_path / "README.md").read_text(encoding="utf-8")

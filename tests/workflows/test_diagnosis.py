@@ -262,6 +262,21 @@ def test_where_answers_are_not_enough_the_last_map_is_added(classes, tmp_path):
         assert set(remedy(**other).changes) == {"student.model"}
 
 
+def test_a_short_run_with_a_short_and_weak_teacher_trains_both_for_longer():
+    short = replace(HEALTHY, epochs=4, steps=64, gap=-0.1, students=student("control", "train", score=0.5))
+    finding = next(f for f in diagnose(short) if f.name == "steps")
+
+    def remedy(**teacher):
+        return remedy_for(finding, short, build({"data": "x", "teacher": {"model": "resnet18", **teacher}}))
+
+    both = remedy(epochs=6)
+    assert both.changes == {"train.epochs": 100, "teacher.epochs": None}
+    assert not both.keeps_teacher
+    assert "students and teacher" in both.text
+    long = remedy(epochs=300)
+    assert (long.keeps_teacher, long.changes) == (True, {"train.epochs": 100})
+
+
 def test_where_features_were_too_much_the_answers_alone_are_tried():
     healthy = replace(HEALTHY, outcome="worse")
     assert not diagnose(healthy)

@@ -140,6 +140,7 @@ def _counted(number: object, noun: str) -> str:
 def _training(results: Mapping[str, Any], manifest: Mapping[str, Any]) -> Iterator[str]:
     teacher, data, split = _part(results, "teacher"), _part(manifest, "data"), _part(manifest, "split")
     student = _part(results, "student")
+    alone = _part(results, "shipped").get("arm") == "control"
     facts: list[tuple[str, Any]] = [
         ("data", data.get("source")),
         ("images (train, val, test)", [split.get(key) for key in ("train", "val", "test")] if split else None),
@@ -150,7 +151,7 @@ def _training(results: Mapping[str, Any], manifest: Mapping[str, Any]) -> Iterat
         ("licence of the teacher's weights", teacher.get("licence")),
         ("this network started from", student.get("started_from")),
         ("licence of the weights it started from", student.get("licence") if student.get("started_from") else None),
-        ("method", manifest.get("method")),
+        ("method", "none: it learned from the labels alone" if alone else manifest.get("method")),
         ("seeds", manifest.get("seeds")),
         ("epochs", manifest.get("epochs")),
         ("image size", manifest.get("img_size")),

@@ -69,7 +69,7 @@ class CatKD(Method):
                     f"method {self.name!r}: the {side}'s class map has {grid.channels} channels for {info.num_classes} "
                     "classes",
                     allowed="one network whose classifier answers for these classes",
-                    remedy="a single teacher, or a method on logits, such as kd",
+                    remedy="a single teacher, or a method on logits, such as dist",
                 )
         common = smaller(self._student, self._teacher)
         self._size = min(config.cells, common[0]), min(config.cells, common[1])
@@ -78,7 +78,7 @@ class CatKD(Method):
                 f"method {self.name!r} compares where classes are seen, and these class maps have a single position: "
                 f"student {list(self._student.size)}, teacher {list(self._teacher.size)}, method.cells {config.cells}",
                 allowed="two positions or more in both",
-                remedy="larger images (--img-size), more method.cells, or a method on logits, such as kd",
+                remedy="larger images (--img-size), more method.cells, or a method on logits, such as dist",
             )
 
     def forward(self, student: Outputs | None, teacher: Outputs | None, batch: Batch, step: Step) -> dict[str, Tensor]:

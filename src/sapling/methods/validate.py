@@ -86,7 +86,7 @@ def _check_parts(described: Mapping[str, Any], options: Mapping[str, Any]) -> li
         if key in OF_THE_WHOLE:
             problems += _check(str(key), value, fields[key])
         elif key not in parts:
-            owners = [f"{part}.{key}" for part in parts if f"{part}.{key}" in fields]
+            owners = [f"method.{part}.{key}" for part in parts if f"{part}.{key}" in fields]
             of_parts = {field.partition(".")[2]: field for field in fields if "." in field}
             hint = f"it is a setting of its parts: {' or '.join(owners)}" if owners else nearest(str(key), parts)
             if not hint and (close := difflib.get_close_matches(str(key), of_parts, n=1, cutoff=0.7)):

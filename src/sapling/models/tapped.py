@@ -219,7 +219,7 @@ class TappedModel(nn.Module):
         if found is None:
             raise ModelError(
                 f"tap {CLASS_MAP!r} needs a linear classifier, and that of {type(self.model).__name__} is none",
-                remedy="another network, or a method on logits, such as kd",
+                remedy="another network, or a method on logits, such as dist",
             )
         weight, bias = found
         with torch.autocast(value.device.type, enabled=False):

@@ -194,7 +194,7 @@ def _joined_shapes(shapes: Sequence[Mapping[str, tuple[int, ...]]]) -> dict[str,
             raise ModelError(
                 f"tap {tap!r} has several sizes in this ensemble: {', '.join(map(str, map(list, all_of_tap)))}",
                 allowed="features of one size, whose channels are put side by side",
-                remedy="teachers of one architecture and input size, or a method on logits, such as kd",
+                remedy="teachers of one architecture and input size, or a method on logits, such as dist",
             )
         joined[tap] = (*first[:at], sum(shape[at] for shape in all_of_tap), *first[at + 1 :])
     return joined

@@ -39,7 +39,7 @@ class LiveTeacher:
         folds: Tensor | None = None,
     ) -> None:
         if folds is not None and (not isinstance(model, Ensemble) or model.shapes):
-            raise ModelError("folds are for an ensemble without taps", remedy="a method on logits, such as kd")
+            raise ModelError("folds are for an ensemble without taps", remedy="a method on logits, such as dist")
         self._folds = folds
         self.model = model.to(device).eval().requires_grad_(False)
         if channels_last:

@@ -62,7 +62,7 @@ def check_method_fits(config: RunConfig, needs: Needs) -> None:
         raise UsageError(
             f"method {config.method.name!r} teaches the student's features ({', '.join(needs.student)}), and "
             "student.freeze_backbone keeps them as they are",
-            remedy="a method on logits, such as kd, or student.freeze_backbone: false",
+            remedy="--method dist, on answers alone, or student.freeze_backbone: false",
         )
     if teacher.cross_fit and mixes:
         raise UsageError(
@@ -75,7 +75,7 @@ def check_method_fits(config: RunConfig, needs: Needs) -> None:
         raise UsageError(
             f"method {config.method.name!r} learns from the teacher's features ({', '.join(needs.teacher)}), and "
             "teacher.cross_fit is for logits: those features are of teachers that trained on the image",
-            remedy="a method on logits, such as kd, or do without teacher.cross_fit",
+            remedy="--method dist, on answers alone, or do without teacher.cross_fit",
         )
 
 

@@ -29,6 +29,7 @@ FLAGS = {
     "teacher.num_teachers": "--teachers",
     "teacher.recipe": "--teacher-recipe",
     "teacher.epochs": "--teacher-epochs",
+    "teacher.cache": "--teacher-cache",
     "student.model": "--student",
     "method.name": "--method",
     "method.alpha": "--alpha",

@@ -118,9 +118,10 @@ def _labels(m: Measured, config: RunConfig) -> Remedy:
 def _more_steps(m: Measured, config: RunConfig) -> Remedy:
     usual = max(MIN_EPOCHS, min(MAX_EPOCHS, round(AUTO_STEPS * m.epochs / m.steps)))
     epochs = usual if usual > m.epochs else 2 * m.epochs
-    with_teacher = config.teacher.epochs is None and not is_given(config.teacher.model)
+    is_weak = m.gap <= 0 and config.teacher.epochs is not None and config.teacher.epochs < epochs
+    with_teacher = (config.teacher.epochs is None or is_weak) and not is_given(config.teacher.model)
     who = "students and teacher" if with_teacher else "students"
-    changes: dict[str, Any] = {"train.epochs": epochs}
+    changes: dict[str, Any] = {"train.epochs": epochs, **({"teacher.epochs": None} if with_teacher and is_weak else {})}
     if m.acceptance is not None and m.acceptance.get("passed") is False and (phase := _usual_first_phase(config)):
         changes |= phase  # else the same useless denoiser would come from the cache
         who = f"denoiser for as long as usual, and the {who}"
