@@ -29,6 +29,10 @@ LONG = {
     "aid-32px-100-epochs-lr=0.05": "AID, from the ResNet-20",
     "aid-32px-100-epochs-wrn": "AID, from a wrn_16_2",
 }
+MIMIC_LONG = {
+    "aid-32px-100-epochs-mimic-lr=0.05": "AID, from a ResNet-20",
+    "aid-32px-100-epochs-mimic-wrn": "AID, from a wrn_16_2",
+}
 PAGE = DOCS / "methods" / "measured.md"
 CONTROL = "control"
 MOST_TRIALS = 8
@@ -216,6 +220,7 @@ def main() -> None:
     anew = {f"{name}-mimic-{TUNED}": title for name, title in SETS.items()}
     text = between(text, "mimic", beside_control(kept, anew))
     text = between(text, "mimic pairs", pairs(kept, anew))
+    text = between(text, "mimic long", beside_control(kept, MIMIC_LONG))
     tried_too = json.loads((HERE / "results" / "mimic_trials.json").read_text(encoding="utf-8"))["sets"]
     text = between(text, "mimic trials", mimic_trials(tried_too))
     rows = json.loads((HERE / "results" / "control_trials.json").read_text(encoding="utf-8"))

@@ -180,7 +180,10 @@ def test_a_run_that_names_no_method_takes_answers_and_features():
         assert made.method.options == blocks.get("method", {})
         assert "name: dist+mimic" in config.save(made)
     assert config.build({"data": "digits", "method": "kd"}).method.name == "kd"
-    with pytest.raises(ConfigError, match=r"temperature: unknown .*; it is a setting of its parts: method\.dist\.temperature"):
+    assert config.build({"data": "digits", "method": config.MethodBlock(name="kd")}).method.name == "kd"
+    with pytest.raises(
+        ConfigError, match=r"temperature: unknown .*; it is a setting of its parts: method\.dist\.temperature"
+    ):
         config.build({"data": "digits", "method": {"temperature": 2}})
 
 
@@ -191,6 +194,7 @@ def test_where_features_cannot_be_taught_it_takes_answers_alone(tmp_path):
         {"teacher": str(tmp_path)},
         {"student": {"model": "resnet18", "pretrained": True, "freeze_backbone": True}},
         {"data": {"source": "digits", "mixup": 0.2}, "teacher": {"cache": "on"}},
+        {"data": {"source": "digits", "cutmix": 1}, "teacher": {"cache": "on"}},
     ):
         assert config.build({"data": "digits", **blocks}).method.name == "dist"
     for blocks in (

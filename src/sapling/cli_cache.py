@@ -123,7 +123,7 @@ def build(blocks: dict[str, Any], screen: Screen) -> None:
 def verify(blocks: dict[str, Any], screen: Screen) -> None:
     """Ask the teacher again about a sample, and compare with what is kept. Exit code 1 if they differ.
 
-    Example: sapling cache verify runs/photos-cnn3-dist
+    Example: sapling cache verify runs/photos-cnn3-dist+mimic
     """
     from sapling.data.answers import rebuild
     from sapling.workflows.kept import verify_kept

@@ -338,8 +338,9 @@ def build(blocks: Mapping[str, Any], *, where: str = "settings") -> RunConfig:
         problems += [explain(e, RunConfig) for e in error.errors()]
     method = full.get("method", {})
     if config is not None:
-        method = {"name": default_method(config), **method}
-        config = config.model_copy(update={"method": MethodBlock(**method)})
+        name = config.method.name if "name" in config.method.model_fields_set else default_method(config)
+        config = config.model_copy(update={"method": config.method.model_copy(update={"name": name})})
+        method = config.method.model_dump()
     if isinstance(method, Mapping) and isinstance(name := method.get("name", DEFAULT_METHOD), str):
         problems += [f"method.{p}" for p in check_config(name, {k: v for k, v in method.items() if k != "name"})]
     if problems or config is None:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from sapling.config import RunConfig
 
 DEFAULT_METHOD = "dist+mimic"
-"""Answers and features: better than its control, and than ``dist``, on dev images of three sets (measured.md)."""
+"""Answers and features: better than its control on dev images of three sets, than ``dist`` on two (measured.md)."""
 ON_ANSWERS = "dist"
 """The same without features."""
 

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from sapling.bands import Bands
 from sapling.errors import ModelError
-from sapling.models import Preprocess, TappedModel
+from sapling.models import Preprocess, TappedModel, create_model
 from sapling.models.build import build_network
 from sapling.teachers.live import LiveTeacher
 from sapling.types import Batch
@@ -330,3 +330,11 @@ def test_an_activation_that_serves_twice_is_tapped_at_the_right_call():
     block.uses = 1
     with pytest.raises(ModelError, match="gives nothing in one forward"):
         model(images)
+
+
+@pytest.mark.parametrize("name", ["twins_pcpvt_small", "hrnet_w18_small"])
+def test_a_network_without_the_last_stage_names_what_needs_none(name):
+    """Twins lists modules that it does not have."""
+    model = create_model(name, num_classes=3, img_size=64)
+    with pytest.raises(ModelError, match=r"stage4[\s\S]*a method on logits, such as dist"):
+        TappedModel(model, Preprocess(64, 64, (0.5,) * 3, (0.5,) * 3), ("stage4",))

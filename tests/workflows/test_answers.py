@@ -243,13 +243,18 @@ def test_a_disk_without_room_changes_no_view(data, monkeypatch):
 
 
 def test_maps_without_room_are_said_to_be_smaller_as_vectors(data, monkeypatch):
-    config, epochs = settings(method="dist+mimic")
     monkeypatch.setattr(answers.shutil, "disk_usage", lambda _: Usage(0, 0, 1000))
-    said = decide(config, data, {"stage4": (64, 4, 4)}, epochs).reason
-    assert said.endswith("; with the embedding in place of its map 132.9 kB: --set method.mimic.tap=embedding"), said
-    assert 16 * 62 * (64 + 3) * 2 == 132_928
-    assert "tap" not in decide(config, data, {"embedding": (64,)}, epochs).reason
-    assert "tap" not in decide(settings(method="fitnet")[0], data, {"stage3": (64, 4, 4)}, epochs).reason
+    maps = {"stage4": (64, 4, 4)}
+
+    def reason(method, shapes=maps, **options):
+        config, epochs = settings(method=method, **options)
+        return decide(config, data, shapes, epochs).reason
+
+    assert "--set method.mimic.tap=embedding keeps a vector" in reason("dist+mimic")
+    assert "--set method.tap=embedding keeps a vector" in reason("mimic")
+    assert "--set method.teacher_tap=embedding" in reason("mimic", tap="stage3", teacher_tap="stage4")
+    assert "embedding" not in reason("dist+mimic", {"embedding": (64,)})
+    assert "embedding" not in reason("fitnet", {"stage3": (64, 4, 4)})
 
 
 def test_of_very_many_classes_the_largest_logits_are_kept_only_where_it_is_asked_for(data, monkeypatch):

@@ -277,11 +277,21 @@ def test_a_short_run_with_a_short_and_weak_teacher_trains_both_for_longer():
     assert (long.keeps_teacher, long.changes) == (True, {"train.epochs": 100})
 
 
+def test_mixed_images_are_asked_of_the_teacher_itself_where_its_answers_were_kept():
+    measured = replace(HEALTHY, **FLAWS["memorised"][1])
+    finding = next(f for f in diagnose(measured) if f.name == "memorised")
+    kept = build({"data": "x", "teacher": {"cache": "on"}})
+    assert remedy_for(finding, measured, kept).changes["teacher.cache"] == "auto"
+    assert "teacher.cache" not in remedy_for(finding, measured, build({"data": "x"})).changes
+
+
 def test_where_features_were_too_much_the_answers_alone_are_tried():
     healthy = replace(HEALTHY, outcome="worse")
     assert not diagnose(healthy)
     config = build({"data": "x"})
     assert without_finding(healthy, config).changes == {"method.name": "dist"}
+    answers = without_finding(healthy, build({"data": "x", "method": "dist"}))
+    assert (answers.changes["method.alpha"], "method.name" in answers.changes) == (0.5, False), "not back again"
     fewer = build({"data": "x", "method": {"dist": {"temperature": 2}}})
     assert without_finding(healthy, fewer).changes == {"method.dist": None, "method.name": "dist"}
 

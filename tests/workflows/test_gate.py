@@ -184,6 +184,7 @@ def test_a_teacher_that_memorised_is_said_with_remedies():
     assert "symmetrise" not in remedies("light", method="at"), "it would change nothing"
     assert "teacher.cross_fit=true --method dist)" in remedies("light"), "features are not answered out of fold"
     assert "teacher.cross_fit=true)" in remedies("light", method="kd")
+    assert "cross_fit" not in remedies("light", method="kd+at"), "who chose features keeps them"
     assert "cross_fit" not in remedies("light", method="at"), "it is refused for features"
     assert "cross_fit" not in remedies("light", data={"source": "digits", "mixup": 0.2}), "and for mixed images"
     assert "mixed" not in remedies("light", teacher={"recipe": "mixed"}), "it was done"

@@ -9,8 +9,7 @@ from torch import Tensor
 from sapling.errors import MethodError
 from sapling.losses.checks import check_pair, full_precision
 
-ROUNDING, TINY = 1e-3, 1e-20
-"""Below this share of its largest value a deviation is what half precision makes of a constant; divisors stay above."""
+ROUNDING, TINY = 4e-3, 1e-20
 
 
 def squared_error(student: Tensor, teacher: Tensor) -> Tensor:
@@ -39,14 +38,15 @@ def standardize_channels(feature: Tensor) -> Tensor:
         feature: ``[B,C,H,W]``.
 
     Returns:
-        The same shape in float32. A channel that is the same everywhere is 0.
+        The same shape in float32. A channel is 0 where it deviates by less than ``ROUNDING`` of its mean: in bfloat16 a
+        constant with a little noise moves as much.
     """
     values = full_precision(feature)
-    centred = values - values.mean(dim=(0, 2, 3), keepdim=True)
+    mean = values.mean(dim=(0, 2, 3), keepdim=True)
+    centred = values - mean
     deviation = centred.square().mean(dim=(0, 2, 3), keepdim=True).sqrt()
-    largest = values.abs().amax(dim=(0, 2, 3), keepdim=True)
-    moves = deviation > ROUNDING * largest  # else what is left is rounding
-    return torch.where(moves, centred / deviation.clamp(min=TINY), torch.zeros_like(centred))
+    is_constant = deviation <= ROUNDING * mean.abs() + TINY  # what is left is rounding; no answer stays none
+    return torch.where(is_constant, torch.zeros_like(centred), centred / deviation)
 
 
 def summed_error(student: Tensor, teacher: Tensor) -> Tensor:

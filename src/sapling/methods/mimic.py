@@ -8,7 +8,7 @@ Family: features
 Paper: none of its own: the hint of Romero et al.: FitNets, arXiv:1412.6550, ICLR 2015, at the last map and with the
     teacher's features standardised, as Miles, Mikolajczyk: Understanding the Role of the Projector in Knowledge
     Distillation, 2023, do with vectors
-Year: 2015
+Year: none
 Formula: L = CE(z_s, y) + 20 mean((BN(conv1x1(F_s)) - n(F_t))^2) over all elements; n takes from each channel its mean
     and divides by its standard deviation, over the images and pixels of the batch
 Defaults: 20 at stage4, chosen beside dist on dev images of three sets, from 3 to 50 (docs/methods/measured.md).

@@ -186,6 +186,7 @@ class TappedModel(nn.Module):
                 f"tap {tap!r} gives {given} in one forward",
                 where=place.path,
                 allowed="a module that is called once and returns one tensor",
+                remedy="another tap, or a method on logits, such as dist",
             )
         if value.dim() == 0 or len(value) != num_images:
             raise ModelError(
@@ -254,7 +255,7 @@ class TappedModel(nn.Module):
                 allowed=", ".join([*stages, "embedding"])
                 + f", each with .pre, {LAST_MAP}, {CLASS_MAP}, or the path of a module",
                 remedy=nearest(tap, [*stages, "embedding", LAST_MAP, CLASS_MAP, *paths])
-                or f"a path such as {paths[-1]!r}",
+                or f"a path such as {paths[-1]!r}, or a method on logits, such as dist",
             )
         return Place(tap)
 

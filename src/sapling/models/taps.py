@@ -297,7 +297,8 @@ def stage_modules(model: nn.Module) -> dict[str, tuple[str, int | None]]:
     """
     info = getattr(model, "feature_info", None)
     entries: list[dict[str, Any]] = list(getattr(info, "info", info) or [])
-    entries = [entry for entry in entries if entry.get("module")]
+    there = {path for path, _ in model.named_modules()}  # some list modules that they do not have (Twins)
+    entries = [entry for entry in entries if entry.get("module") in there]
     if len(entries) > 4 and len({entry["reduction"] for entry in entries}) == 1:
         entries = [entries[math.ceil(len(entries) * quarter / 4) - 1] for quarter in (1, 2, 3, 4)]
     entries = entries[-4:]

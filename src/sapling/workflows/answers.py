@@ -111,7 +111,7 @@ def decide(
         if not fits(num_bytes):
             against = (
                 f"its answers would take {size_in_words(num_bytes)}, and {size_in_words(free)} of the disk are free"
-                + _smaller(config, data, shapes, views)
+                + _smaller(config, shapes)
             )
         elif mode == "auto" and not whole:
             against = f"of {data.num_classes:,} classes only the {TOP_LOGITS} largest logits would be kept"
@@ -127,15 +127,12 @@ def decide(
     return Decision(True, views, asked, num_bytes, _changed(mixed, whole), as_latents)
 
 
-def _smaller(config: RunConfig, data: Dataset, shapes: Mapping[str, tuple[int, ...]], views: int) -> str:
-    """How much less would be kept if ``mimic`` looked at the embedding; empty for another method."""
+def _smaller(config: RunConfig, shapes: Mapping[str, tuple[int, ...]]) -> str:
+    """How ``mimic`` would need less; empty for another method."""
     for place, method, own in methods.parts(config.method.name, **config.method.options):
-        tap = str(getattr(own, "teacher_tap", None) or getattr(own, "tap", ""))
-        if method.name == "mimic" and len(shapes.get(tap, ())) > 1:
-            channels = shapes[tap][0] if len(shapes[tap]) == 3 else shapes[tap][-1]  # of a map, of tokens
-            fewer = {k: v for k, v in shapes.items() if k != tap} | {"embedding": (channels,)}
-            size = size_in_words(views * bytes_per_view(data, fewer))
-            return f"; with the embedding in place of its map {size}: --set {place}.tap=embedding"
+        setting = "teacher_tap" if getattr(own, "teacher_tap", None) else "tap"
+        if method.name == "mimic" and len(shapes.get(getattr(own, setting), ())) > 1:
+            return f"; --set {place}.{setting}=embedding keeps a vector of each view in place of a map"
     return ""
 
 

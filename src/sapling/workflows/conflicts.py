@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from sapling.config import RunConfig
 from sapling.errors import UsageError
+from sapling.methods.combination import WEIGHT, split_name
 from sapling.methods.registry import built_in, entry
 
 PLAIN_OPTIONS = {"alpha", "temperature"}
@@ -31,8 +32,10 @@ class Needs:
 
 def known_needs(config: RunConfig) -> Needs | None:
     """What the catalogue says; None where it depends on settings, or the method is somebody else's."""
-    method = config.method
-    if method.name not in built_in() or set(method.options) - PLAIN_OPTIONS:
+    method, parts = config.method, split_name(config.method.name)
+    blocks = [method.options, *(method.options.get(part) or {} for part in parts if len(parts) > 1)]
+    plain = PLAIN_OPTIONS | (set(parts) if len(parts) > 1 else set())
+    if any(part not in built_in() for part in parts) or any(set(block) - plain - {WEIGHT} for block in blocks):
         return None
     known = entry(method.name)
     requires, taps = known["requires"], known["taps"]
