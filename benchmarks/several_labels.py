@@ -22,7 +22,7 @@ import sapling
 from sapling.data.loader import Dataset
 from sapling.record import environment, read_json, write_json
 
-METHODS = ("kd", "dist", "dist+mimic")
+METHODS = ("kd", "dist")
 SIDE, TILES = 32, 4
 
 

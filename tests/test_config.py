@@ -173,39 +173,8 @@ def test_a_split_file_leaves_nothing_to_cut():
     assert config.build(yaml.safe_load(config.save(made))) == made
 
 
-def test_a_run_that_names_no_method_takes_answers_and_features():
-    for blocks in ({}, {"method": {"dist": {"temperature": 2}}}, {"method": {"mimic": {"weight": 2}}}):
-        made = config.build({"data": "digits", **blocks})
-        assert made.method.name == "dist+mimic"
-        assert made.method.options == blocks.get("method", {})
-        assert "name: dist+mimic" in config.save(made)
-    assert config.build({"data": "digits", "method": "kd"}).method.name == "kd"
-    assert config.build({"data": "digits", "method": config.MethodBlock(name="kd")}).method.name == "kd"
-    with pytest.raises(
-        ConfigError, match=r"temperature: unknown .*; it is a setting of its parts: method\.dist\.temperature"
-    ):
-        config.build({"data": "digits", "method": {"temperature": 2}})
-
-
-def test_where_features_cannot_be_taught_it_takes_answers_alone(tmp_path):
-    (tmp_path / "folds.csv").touch()
-    for blocks in (
-        {"teacher": {"num_teachers": 2, "cross_fit": True}},
-        {"teacher": str(tmp_path)},
-        {"student": {"model": "resnet18", "pretrained": True, "freeze_backbone": True}},
-        {"data": {"source": "digits", "mixup": 0.2}, "teacher": {"cache": "on"}},
-        {"data": {"source": "digits", "cutmix": 1}, "teacher": {"cache": "on"}},
-    ):
+def test_a_run_that_names_no_method_takes_dist():
+    for blocks in ({}, {"method": {"temperature": 2}}, {"method": {"name": "dist"}}):
         assert config.build({"data": "digits", **blocks}).method.name == "dist"
-    for blocks in (
-        {"teacher": "a,b"},
-        {"teacher": {"num_teachers": 2}},
-        {"data": {"source": "digits", "mixup": 0.2}},
-        {"data": {"source": "digits", "mixup": 0.2, "mix_share": 0}, "teacher": {"cache": "on"}},
-    ):
-        assert config.build({"data": "digits", **blocks}).method.name == "dist+mimic"
-    # settings of a part want both: such a run is refused by name
-    both = {"teacher": {"num_teachers": 2, "cross_fit": True}, "method": {"mimic": {"tap": "embedding"}}}
-    assert config.build({"data": "digits", **both}).method.name == "dist+mimic"
-    made = config.build({"data": "digits", "teacher": {"num_teachers": 2, "cross_fit": True}})
-    assert config.build(yaml.safe_load(config.save(made))) == made
+    with pytest.raises(ConfigError, match="standardize: unknown setting of method 'dist'"):
+        config.build({"data": "digits", "method": {"standardize": True}})

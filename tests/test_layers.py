@@ -28,11 +28,7 @@ ALLOWED: dict[str, set[str]] = {
     "config_errors": {"errors"},
     "assignments": {"errors"},
     "config_history": set(),
-    "config": {
-        *("errors", "config_errors", "config_history", "assignments", "bands", "methods", "data", "trackers"),
-        "default_method",
-    },
-    "default_method": {"config", "data", "methods"},  # of config its types alone
+    "config": {"errors", "config_errors", "config_history", "assignments", "bands", "methods", "data", "trackers"},
     "command": set(),
     "record": {"errors", "config"},
     "report": {"errors", "record"},

@@ -175,7 +175,7 @@ def test_what_a_method_refuses_is_said_before_torch():
         '"--method", "at", "--teachers", "2", "--set", "teacher.cross_fit=true"',
         '"--method", "crd", "--mixup", "0.2"',
         '"--batch-size", "4"',
-        '"--batch-size", "4", "--set", "method.mimic.weight=2"',
+        '"--method", "dist+mimic", "--batch-size", "4", "--set", "method.mimic.weight=2"',
     ):
         out = run(
             f"""

@@ -1,9 +1,7 @@
 """Sapling: knowledge distillation of image classifiers, with the control, the seeds and the verdict included.
 
 >>> import sapling
->>> result = sapling.distill(
-...     data="photos.zip", teacher="resnet18", student="cnn3", method="dist+mimic"
-... )  # doctest: +SKIP
+>>> result = sapling.distill(data="photos.zip", teacher="resnet18", student="cnn3", method="dist")  # doctest: +SKIP
 >>> print(result.statement)  # doctest: +SKIP
 
 Nothing heavy is imported until a function is used.

@@ -73,9 +73,7 @@ Target = Annotated[
     str | None, typer.Argument(help="A run of sapling distill, or data: a folder, a zip, a CSV, a name.")
 ]
 TeacherPath = Annotated[str | None, typer.Option("--teacher", help="A trained network, where data are given.")]
-MethodName = Annotated[
-    str | None, typer.Option("--method", help="Whose features are kept beside the logits (dist+mimic).")
-]
+MethodName = Annotated[str | None, typer.Option("--method", help="Whose features are kept beside the logits (dist).")]
 Views = Annotated[int | None, typer.Option("--num-views", min=1, help="Views of every image (16).")]
 ConfigFile = Annotated[str | None, typer.Option("-c", "--config", help="YAML file of settings; flags win over it.")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="Any setting: block.name=value; may be repeated.")]
@@ -123,7 +121,7 @@ def build(blocks: dict[str, Any], screen: Screen) -> None:
 def verify(blocks: dict[str, Any], screen: Screen) -> None:
     """Ask the teacher again about a sample, and compare with what is kept. Exit code 1 if they differ.
 
-    Example: sapling cache verify runs/photos-cnn3-dist+mimic
+    Example: sapling cache verify runs/photos-cnn3-dist
     """
     from sapling.data.answers import rebuild
     from sapling.workflows.kept import verify_kept

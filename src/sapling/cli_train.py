@@ -61,7 +61,7 @@ def distill(
     teacher_recipe: Annotated[
         str | None, typer.Option(help="Of teachers trained here: plain, or mixed (mixup, CutMix, average, 2 x epochs).")
     ] = None,
-    method: Annotated[str | None, typer.Option(help="Of sapling methods (dist+mimic); several with a +.")] = None,
+    method: Annotated[str | None, typer.Option(help="Of sapling methods (dist); several at once: kd+at.")] = None,
     seeds: Annotated[int | None, typer.Option(help="How many replicates (3).")] = None,
     epochs: Epochs = None,
     teacher_epochs: Annotated[int | None, typer.Option(help="Epochs of a teacher that is trained here.")] = None,
@@ -102,7 +102,7 @@ def distill(
 ) -> None:
     """Distil a student: checked teacher, student, control, verdict, report, ONNX.
 
-    Example: sapling distill photos/ --teacher resnet34 --student cnn3 --seeds 5
+    Example: sapling distill photos/ --teacher resnet34 --student cnn3 --method dist
     """
     flags = {
         "data.source": data,

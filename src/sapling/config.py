@@ -32,9 +32,8 @@ from sapling.config_errors import explain
 from sapling.config_history import YOUNGER, with_floats
 from sapling.data.listing import Columns
 from sapling.data.viewspec import VIEW_PRESETS, checked_options, preset
-from sapling.default_method import DEFAULT_METHOD, default_method
 from sapling.errors import ConfigError, nearest
-from sapling.methods.combination import arm_of, key_of, opened, split_name
+from sapling.methods.combination import DEFAULT_METHOD, arm_of, key_of, opened, split_name
 from sapling.methods.validate import check_config
 from sapling.trackers import TRACKERS, parse_trackers
 
@@ -238,7 +237,7 @@ class MethodBlock(BaseModel):
     """Name of the method, and its own settings beside it."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
-    name: str = Field(DEFAULT_METHOD, description="see sapling methods; where features cannot be taught by itself dist")
+    name: str = Field(DEFAULT_METHOD, description="see sapling methods; several at once: kd+at")
 
     @property
     def options(self) -> dict[str, Any]:
@@ -337,12 +336,9 @@ def build(blocks: Mapping[str, Any], *, where: str = "settings") -> RunConfig:
     except ValidationError as error:
         problems += [explain(e, RunConfig) for e in error.errors()]
     method = full.get("method", {})
-    if config is not None:
-        name = config.method.name if "name" in config.method.model_fields_set else default_method(config)
-        config = config.model_copy(update={"method": config.method.model_copy(update={"name": name})})
-        method = config.method.model_dump()
-    if isinstance(method, Mapping) and isinstance(name := method.get("name", DEFAULT_METHOD), str):
-        problems += [f"method.{p}" for p in check_config(name, {k: v for k, v in method.items() if k != "name"})]
+    if isinstance(method, Mapping) and isinstance(method.get("name", DEFAULT_METHOD), str):
+        options = {k: v for k, v in method.items() if k != "name"}
+        problems += [f"method.{p}" for p in check_config(method.get("name", DEFAULT_METHOD), options)]
     if problems or config is None:
         count = f"{len(problems)} settings are" if len(problems) > 1 else "1 setting is"
         raise ConfigError(f"{count} wrong:\n" + "\n".join(f"  - {p}" for p in problems), where=where)
@@ -393,8 +389,10 @@ def override(blocks: Mapping[str, Any], assignments: Mapping[str, Any]) -> dict[
 
 def save(config: RunConfig) -> str:
     """The settings as YAML text that ``load`` reads back."""
-    return str(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
+    text: str = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    return text
 
 
 def _paths() -> list[str]:
-    return [f"{b}.{f}" for b, of in RunConfig.model_fields.items() for f in getattr(of.annotation, "model_fields", {})]
+    blocks = RunConfig.model_fields
+    return [f"{b}.{f}" for b in blocks for f in getattr(blocks[b].annotation, "model_fields", {})]

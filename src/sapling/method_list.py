@@ -7,9 +7,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from sapling.default_method import DEFAULT_METHOD
 from sapling.errors import UsageError
-from sapling.methods.combination import split_name
+from sapling.methods.combination import DEFAULT_METHOD
 from sapling.screen import docstring
 from sapling.tables import open_console
 
@@ -70,8 +69,7 @@ def _list(entries: Iterable[Mapping[str, Any]]) -> None:
             *cells, taps = rows[e["name"]]
             line = _line(cells, widths[:-1])
             _say(console, taps, indent=sum(widths[:-1]) + GAP * len(cells), first=line)
-            is_default = e["name"] in split_name(DEFAULT_METHOD)
-            by_itself = f"; what a run takes that names none: {DEFAULT_METHOD}" if is_default else ""
+            by_itself = "; what a run takes that names none" if e["name"] == DEFAULT_METHOD else ""
             _say(console, str(e["title"]) + by_itself, style="dim")
     console.print()
     for word, meaning in LEGEND:

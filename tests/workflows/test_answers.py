@@ -310,7 +310,7 @@ def test_answers_are_built_ahead_and_used_by_a_run(photos, teacher, tmp_path, as
     options += ["--set", "train.precision=fp32"]
     code, out, _ = call("cache", "build", photos, *options)
     assert code == 0
-    assert "logits, stage4 of 62 images x 3 views" in out
+    assert "logits of 62 images x 3 views" in out
     built = len(asked)
     assert built == 3 * 62
     code, out, _ = call("cache", "build", photos, *options)

@@ -73,19 +73,6 @@ def test_kd_from_a_teacher_of_mixed_images_is_warned_of_before_it_is_trained():
     assert not said("dist", **mixed)
 
 
-def test_why_features_are_not_taught_is_said():
-    def said(**blocks):
-        notes = method_notes(build({"data": "digits", **blocks}), epochs=10)
-        return any("dist+mimic would learn from its features, too" in note for note in notes)
-
-    crossed = {"teacher": {"num_teachers": 2, "cross_fit": True}}
-    assert said(**crossed)
-    assert said(**crossed, method="dist")
-    assert not said(**crossed, method="kd")
-    assert not said(method="dist")
-    assert not said()
-
-
 OTHER = """\"\"\"A method of somebody else.
 
 What it compares is its own business.

@@ -70,13 +70,13 @@ def good(root):
     return teach(root / "good", images=images, labels=labels, epochs=4)
 
 
-def run(root, name, teacher, *, epochs=12, kind="kd", **method):
+def run(root, name, teacher, *, epochs=12, kind="kd", seeds=1, **method):
     return sapling.distill(
         data={"source": str(root / "photos"), "img_size": SIZE, "val_share": 0.3, "test_share": 0.3, "views": "none"},
         student="cnn3",
         teacher={"model": str(teacher), "accept_weak": True},
         method={"name": kind, **method},
-        train={"epochs": epochs, "batch_size": 16, "num_seeds": 1, "precision": "fp32", "threads": 1, "lr": 0.02},
+        train={"epochs": epochs, "batch_size": 16, "num_seeds": seeds, "precision": "fp32", "threads": 1, "lr": 0.02},
         deploy={"onnx": False},
         output=str(root / "runs" / name),
     )
@@ -100,7 +100,7 @@ def first(result):
 
 
 def test_a_healthy_run_alarms_nobody(root, good):
-    results = run(root, "healthy", good).results
+    results = run(root, "healthy", good, seeds=5).results  # one seed is better on some machines only
     measured = results["diagnosis"]["measured"]
     assert results["comparison"]["verdict"]["outcome"] == "better"
     assert "findings" not in results["diagnosis"]
@@ -251,11 +251,10 @@ def test_where_answers_are_not_enough_the_last_map_is_added(classes, tmp_path):
         next_command(remedy(method=config.method.model_dump()), config, tmp_path / "run", "capacity")
     )
     assert (following.method.name, following.method.options) == ("dist+mimic", {"dist": {"temperature": 2.0}})
-    (tmp_path / "folds.csv").touch()
     for other in (
         {"teacher": {"num_teachers": 2, "cross_fit": True}},
         {"student": {"model": "resnet18", "pretrained": True, "freeze_backbone": True}},
-        {"teacher": str(tmp_path)},
+        {"teacher": "runs/a/teacher,runs/b/teacher"},
         {"data": {"source": "x", "mixup": 0.2}, "teacher": {"cache": "on"}},
         {"method": "dist+mimic"},
     ):
@@ -288,11 +287,11 @@ def test_mixed_images_are_asked_of_the_teacher_itself_where_its_answers_were_kep
 def test_where_features_were_too_much_the_answers_alone_are_tried():
     healthy = replace(HEALTHY, outcome="worse")
     assert not diagnose(healthy)
-    config = build({"data": "x"})
+    config = build({"data": "x", "method": "dist+mimic"})
     assert without_finding(healthy, config).changes == {"method.name": "dist"}
     answers = without_finding(healthy, build({"data": "x", "method": "dist"}))
     assert (answers.changes["method.alpha"], "method.name" in answers.changes) == (0.5, False), "not back again"
-    fewer = build({"data": "x", "method": {"dist": {"temperature": 2}}})
+    fewer = build({"data": "x", "method": {"name": "dist+mimic", "dist": {"temperature": 2}}})
     assert without_finding(healthy, fewer).changes == {"method.dist": None, "method.name": "dist"}
 
 
@@ -357,7 +356,7 @@ def test_a_plain_run_measures_itself_and_its_log_holds_the_cause(finished_run):
     assert {"measured", "not_looked_at"} <= found.keys()
     assert found["measured"]["img_size"] == 16
     assert rebuilt(found["measured"]).as_dict() == found["measured"]
-    assert found["measured"]["pulls"].keys() == {"ce", "inter", "intra", "mimic", "total"}
+    assert found["measured"]["pulls"].keys() == {"ce", "inter", "intra", "total"}
     rows = [json.loads(line) for line in (finished_run.folder / "metrics.jsonl").read_text().splitlines()]
-    assert sum(row.get("gradients", {}).get("steps", 0) for row in rows if row["member"] == "dist+mimic-s0") == 2
+    assert sum(row.get("gradients", {}).get("steps", 0) for row in rows if row["member"] == "dist-s0") == 2
     assert log_line({"measured": {}}) is None

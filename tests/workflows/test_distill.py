@@ -37,7 +37,7 @@ def test_the_run_folder_is_complete(finished_run):
         "student/README.md",
     }
     assert expected <= names
-    for member in ("control-s0", "control-s1", "dist+mimic-s0", "dist+mimic-s1"):
+    for member in ("control-s0", "control-s1", "dist-s0", "dist-s1"):
         assert f"members/{member}/model.safetensors" in names
     assert not [n for n in names if "tmp" in n or n.startswith("checkpoints")]
 
@@ -52,9 +52,9 @@ def test_results_are_what_the_logits_say(finished_run):
         assert np.sum(member["test"]["confusion"]) == len(correct) == results["manifest"]["split"]["test"]
         right.setdefault(member["arm"], []).append(correct)
     verdict = results["comparison"]["verdict"]
-    difference = np.mean(right["dist+mimic"]) - np.mean(right["control"])
+    difference = np.mean(right["dist"]) - np.mean(right["control"])
     assert verdict["difference"] == pytest.approx(difference)
-    again = compare(np.array(right["control"]), np.array(right["dist+mimic"]))
+    again = compare(np.array(right["control"]), np.array(right["dist"]))
     assert again.outcome == verdict["outcome"]
     assert finished_run.statement == verdict["statement"]
 
@@ -62,15 +62,13 @@ def test_results_are_what_the_logits_say(finished_run):
 def test_the_comparison_is_fair(finished_run):
     manifest = finished_run.results["manifest"]
     assert manifest["seeds"] == [0, 1]
-    assert manifest["weights"] == {"ce": 1.0, "inter": 2.0, "intra": 2.0, "mimic": 20.0}
+    assert manifest["weights"] == {"ce": 1.0, "inter": 2.0, "intra": 2.0}
     rows = [json.loads(line) for line in (finished_run.folder / "metrics.jsonl").read_text().splitlines()]
     for seed in (0, 1):
-        epochs = {
-            arm: [r["epoch"] for r in rows if r["member"] == f"{arm}-s{seed}"] for arm in ("control", "dist+mimic")
-        }
-        assert epochs["control"] == epochs["dist+mimic"] == [0, 1, 2]
-        rates = {arm: [r["lr"] for r in rows if r["member"] == f"{arm}-s{seed}"] for arm in ("control", "dist+mimic")}
-        assert rates["control"] == rates["dist+mimic"]
+        epochs = {arm: [r["epoch"] for r in rows if r["member"] == f"{arm}-s{seed}"] for arm in ("control", "dist")}
+        assert epochs["control"] == epochs["dist"] == [0, 1, 2]
+        rates = {arm: [r["lr"] for r in rows if r["member"] == f"{arm}-s{seed}"] for arm in ("control", "dist")}
+        assert rates["control"] == rates["dist"]
 
 
 def test_a_finished_run_trains_nothing(finished_run, photos, monkeypatch):

@@ -25,19 +25,19 @@ def logits_of(run, folder):
 def arms(finished_run):
     teacher, labels = logits_of(finished_run, "teacher")
     found = {"teacher": teacher[None]}
-    for arm in ("control", "dist+mimic"):
+    for arm in ("control", "dist"):
         found[arm] = np.stack([logits_of(finished_run, f"members/{arm}-s{s}")[0] for s in (0, 1)])
     return found, labels
 
 
 def test_levels_gains_and_intervals_are_those_of_the_logits(finished_run, arms):
     tables, labels = arms
-    found = measure_levels(tables, labels, compared=("control", "dist+mimic"))
+    found = measure_levels(tables, labels, compared=("control", "dist"))
     comparison = finished_run.results["comparison"]
-    assert comparison["levels"]["dist+mimic"]["nll"] == pytest.approx(found.arms["dist+mimic"]["nll"].as_dict())
+    assert comparison["levels"]["dist"]["nll"] == pytest.approx(found.arms["dist"]["nll"].as_dict())
     assert comparison["intervals"]["worst_class_recall"] == found.differences["worst_class_recall"].as_dict()
     assert comparison["measure"] not in comparison["intervals"], "the verdict has the interval of its measure"
-    assert comparison["classes"] == [g.as_dict() for g in class_gains(tables["control"], tables["dist+mimic"], labels)]
+    assert comparison["classes"] == [g.as_dict() for g in class_gains(tables["control"], tables["dist"], labels)]
 
 
 def test_fidelity_is_to_the_teacher_of_the_run(finished_run, arms):

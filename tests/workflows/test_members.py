@@ -14,7 +14,7 @@ from sapling.workflows.members import Footprint, footprint, most_members
 from tests.conftest import SMALL_RUN
 from tests.digests import digest
 
-WEIGHTS = ("members/control-s0", "members/dist+mimic-s0", "student")
+WEIGHTS = ("members/control-s0", "members/dist-s0", "student")
 
 
 def run(photos, output, **train):
@@ -47,12 +47,12 @@ def test_both_share_a_pass_where_memory_allows(whole):
 def test_one_at_a_time_gives_the_same_bits(photos, whole, tmp_path):
     cut = run(photos, tmp_path / "r", members_per_pass=1)
     assert digests(cut.folder) == digests(whole.folder)
-    wanted = [("seed0", "control-s0", e) for e in (0, 1)] + [("seed0-part2", "dist+mimic-s0", e) for e in (0, 1)]
+    wanted = [("seed0", "control-s0", e) for e in (0, 1)] + [("seed0-part2", "dist-s0", e) for e in (0, 1)]
     assert passes(cut.folder) == wanted
     assert cut.results["comparison"] == whole.results["comparison"]
     log = (cut.folder / "log.txt").read_text()
     assert "training control-s0, 2 epochs" in log
-    assert "training dist+mimic-s0, 2 epochs" in log
+    assert "training dist-s0, 2 epochs" in log
     # the teacher answers in the second part only, the data are paid twice
     assert cut.results["cost"]["teacher_forward_seconds"] > 0
 
@@ -86,7 +86,7 @@ def test_a_run_that_began_without_a_record_goes_on_as_it_was(photos, whole, tmp_
     done = run(photos, tmp_path / "r")
     for name in ("results.json", "passes.json"):
         (done.folder / name).unlink()
-    (done.folder / "members" / "dist+mimic-s0" / "member.json").unlink()
+    (done.folder / "members" / "dist-s0" / "member.json").unlink()
     monkeypatch.setattr(members, "free_memory", lambda device: 1)
     again = run(photos, tmp_path / "r")
     assert digests(again.folder) == digests(whole.folder)

@@ -67,10 +67,10 @@ def test_the_run_measures_labels(run):
     assert results["comparison"]["measure"] == results["comparison"]["verdict"]["measure"] == "map"
     assert "of mean average precision" in run.statement
     assert set(results["comparison"]["intervals"]) == {"macro_f1", "micro_f1", "auc", "bce", "ece"}
-    assert results["manifest"]["weights"] == {"bce": 1.0, "inter": 2.0, "intra": 2.0, "mimic": 20.0}
+    assert results["manifest"]["weights"] == {"bce": 1.0, "inter": 2.0, "intra": 2.0}
     checks = {check["name"]: check["passed"] for check in results["teacher"]["gate"]["checks"]}
     assert checks == {"finite answers": True, "above chance": True, "class order": True}
-    logits = {"control": [], "dist+mimic": []}
+    logits = {"control": [], "dist": []}
     for member in results["members"]:
         stored = load_file(run.folder / "members" / member["name"] / "test_logits.safetensors")
         targets, sizes = stored["labels"], results["manifest"]["split"]
@@ -78,18 +78,15 @@ def test_the_run_measures_labels(run):
         assert member["test"]["per_label_images"] == targets.sum(0).tolist()
         assert "confusion" not in member["test"]
         logits[member["arm"]].append(stored["logits"])
-    again = compare_rankings(logits["control"], logits["dist+mimic"], targets)
+    again = compare_rankings(logits["control"], logits["dist"], targets)
     assert again.as_dict() == results["comparison"]["verdict"]
     means = {arm: np.mean([m["test"]["map"] for m in results["members"] if m["arm"] == arm]) for arm in logits}
-    assert again.difference == pytest.approx(means["dist+mimic"] - means["control"])
+    assert again.difference == pytest.approx(means["dist"] - means["control"])
 
 
 def test_the_terms_of_training(run):
     rows = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
-    assert {tuple(sorted(row["train"])) for row in rows} == {
-        ("bce", "loss"),
-        ("bce", "inter", "intra", "loss", "mimic"),
-    }
+    assert {tuple(sorted(row["train"])) for row in rows} == {("bce", "loss"), ("bce", "inter", "intra", "loss")}
     assert all(set(row["val"]) == {"map", "macro_f1", "bce"} for row in rows)
 
 

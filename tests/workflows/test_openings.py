@@ -65,7 +65,7 @@ def test_every_look_is_counted_and_said(photos, root, fresh_cache, capsys):
     (ledger,) = (fresh_cache / "openings").iterdir()
     lines = [json.loads(line) for line in ledger.read_text().splitlines()]
     assert [(x["task"], x["run"], x["method"], x["seeds"]) for x in lines] == [
-        ("train", "alone", "none", [0]), ("evaluate", "alone", "none", []), ("distill", "first", "dist+mimic", [0]),
+        ("train", "alone", "none", [0]), ("evaluate", "alone", "none", []), ("distill", "first", "dist", [0]),
     ]  # fmt: skip
     said = (
         "The test images were opened once, at the end. Two earlier runs on this machine looked at the same test "

@@ -106,7 +106,7 @@ def test_killed_and_resumed_is_bit_identical(kill_photos, wholes, tmp_path, die_
     assert run_child(kill_photos, broken, cache, die_after, rich) == -signal.SIGKILL
     assert not (broken / "results.json").exists()
     assert run_child(kill_photos, broken, cache, None, rich) == 0
-    for name in ("teacher", "members/control-s0", "members/dist+mimic-s0", "student"):
+    for name in ("teacher", "members/control-s0", "members/dist-s0", "student"):
         assert digest(broken / name / "model.safetensors") == digest(folder / name / "model.safetensors")
 
     def rows(run):
@@ -129,7 +129,7 @@ def test_killed_while_answers_are_kept_is_bit_identical(kill_photos, wholes, tmp
     assert not list(place.glob("logits-0001-*.npy"))
     assert run_child(kill_photos, broken, str(cache), None, "kept") == 0
     assert not list(place.glob(".part-*"))
-    for name in ("members/control-s0", "members/dist+mimic-s0"):
+    for name in ("members/control-s0", "members/dist-s0"):
         assert digest(broken / name / "model.safetensors") == digest(wholes[0]["kept"] / name / "model.safetensors")
 
 

@@ -51,8 +51,8 @@ def test_only_a_temperature_of_logits_is_one_of_soft_targets(method, expected):
 @pytest.mark.parametrize("now", [1.0, 1.5, 2.0, 4.0, 7.0, 100.0])
 def test_another_temperature_is_another_one(now):
     remedy = _usual_temperature(SimpleNamespace(temperature=now), settings())
-    assert remedy.changes["method.dist.temperature"] != now
-    assert remedy.changes["method.dist.temperature"] >= 1
+    assert remedy.changes["method.temperature"] != now
+    assert remedy.changes["method.temperature"] >= 1
 
 
 def test_settings_that_need_class_numbers_refuse_mixed_images_before_a_teacher_is_trained():

@@ -32,6 +32,8 @@ OF_THE_WHOLE = ("weights", "alpha")
 TEACHERS_ANSWERS = ("kd", "tckd", "nckd")
 """Names of terms that are the KL divergence to the teacher's softened answers, whole or taken apart."""
 CONTROL = "none"
+DEFAULT_METHOD = "dist"
+"""What a run takes that names no method: better than its control on test images of three sets (README, Limits)."""
 
 
 def split_name(name: str) -> tuple[str, ...]:

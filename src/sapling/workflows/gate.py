@@ -17,7 +17,6 @@ from sapling.config import RunConfig
 from sapling.data.folds import FOLDS_FILE
 from sapling.data.loader import Dataset
 from sapling.data.viewspec import ViewSpec
-from sapling.default_method import DEFAULT_METHOD, ON_ANSWERS
 from sapling.errors import RunError
 from sapling.evaluation.metrics import classification_metrics
 from sapling.evaluation.soft_targets import SoftTargets, memorised, soft_targets
@@ -215,11 +214,8 @@ def _remedies(card: Mapping[str, Any], config: RunConfig | None, spec: ViewSpec 
             [*symmetrise, "a teacher that was trained with mixup or stronger views, without label smoothing"]
         )
     teacher, found = (config.teacher.by_recipe() if config else None), []
-    answers = "" if config is None or not needs_of(config).teacher else f" --method {ON_ANSWERS}"
-    is_theirs = answers and config is not None and config.method.name != DEFAULT_METHOD  # who chose features keeps them
-    if config is None or not (config.teacher.cross_fit or mixed_by(config) or is_theirs):
-        flags = f"--teachers 3 --set teacher.cross_fit=true{answers}"
-        found = [f"soft targets from teachers that never saw the image ({flags})"]
+    if config is None or not (config.teacher.cross_fit or mixed_by(config) or needs_of(config).teacher):
+        found = ["soft targets from teachers that never saw the image (--teachers 3 --set teacher.cross_fit=true)"]
     other = [] if teacher is not None and teacher.mixup else ["mixup (--teacher-recipe mixed)"]
     views = "aerial_strong" if spec is not None and spec.dihedral else "strong"
     if config is None or views not in (config.data.views, config.teacher.views):

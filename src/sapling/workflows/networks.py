@@ -9,7 +9,6 @@ from sapling import methods
 from sapling.config import RunConfig, TeacherConfig
 from sapling.data.loader import Dataset
 from sapling.data.viewspec import ViewSpec, preset
-from sapling.default_method import DEFAULT_METHOD, ON_ANSWERS, teaches_features
 from sapling.errors import UsageError
 from sapling.methods.combination import WEIGHT, heard_twice
 from sapling.methods.weights import given_weights
@@ -119,7 +118,7 @@ def without_gain(config: RunConfig) -> list[str]:
     sentence = (
         f"Method {config.method.name} learns from features only, and those are of the plain image: teacher.symmetrise "
         "makes the teacher answer several times and changes nothing for the student. Do without it, or take a method "
-        "on logits, such as dist."
+        "on logits, such as kd."
     )
     return [sentence]
 
@@ -128,18 +127,8 @@ def method_notes(config: RunConfig, epochs: int) -> list[str]:
     """What the method says of these settings before it is trained."""
     parts = methods.parts(config.method.name, **config.method.options)
     notes = [n for _, method, own in parts for n in method.notes(own, mixes=bool(mixed_by(config)), epochs=epochs)]
-    more = [_heard_twice(config) if len(parts) > 1 else None, _flattened_twice(config), _answers_alone(config)]
+    more = [_heard_twice(config) if len(parts) > 1 else None, _flattened_twice(config)]
     return [*notes, *(note for note in more if note)]
-
-
-def _answers_alone(config: RunConfig) -> str | None:
-    """Say why a run that named no method learns from answers alone; it may have been named, too."""
-    if config.method.name != ON_ANSWERS or teaches_features(config):
-        return None
-    return (
-        f"{ON_ANSWERS} learns from the teacher's answers alone; {DEFAULT_METHOD} would learn from its features, too, "
-        "which does not go with out-of-fold answers, a frozen backbone, or kept answers to mixed images."
-    )
 
 
 def _flattened_twice(config: RunConfig) -> str | None:

@@ -10,14 +10,14 @@ from typing import Any
 
 from sapling import methods
 from sapling.config import RunConfig
-from sapling.default_method import DEFAULT_METHOD, ON_ANSWERS, teaches_features
 from sapling.errors import SaplingError
 from sapling.evaluation.diagnosis import Finding, fits_validation_only
 from sapling.evaluation.measured import Measured
 from sapling.methods.combination import split_name
 from sapling.methods.diffusion_settings import DiffusionConfig
 from sapling.models.sizes import check_size
-from sapling.workflows.networks import OF_TRAINING, TRAINED_HERE, is_given
+from sapling.workflows.conflicts import mixed_by
+from sapling.workflows.networks import OF_TRAINING, TRAINED_HERE, is_given, parts_of
 from sapling.workflows.next_run import changed, command_of, flags_of
 from sapling.workflows.passes import AUTO_STEPS, MAX_EPOCHS, MIN_EPOCHS
 
@@ -220,7 +220,7 @@ def _softer(m: Measured, config: RunConfig) -> Remedy:
 
 
 def _other_method(m: Measured, config: RunConfig) -> Remedy:
-    other = ON_ANSWERS
+    other = "dist"
     if config.train.batch_size < methods.load_class("dist").requires.min_batch:
         other = config.method.name
     if other == config.method.name:  # features would lead back here
@@ -232,14 +232,16 @@ def _other_method(m: Measured, config: RunConfig) -> Remedy:
 def _features_too(config: RunConfig) -> Remedy | None:
     """Better than dist alone on two of three sets (docs/methods/measured.md).
 
-    None for another method, and where features cannot be taught.
+    None for another method, and where features cannot be taught: out-of-fold answers, a frozen backbone, kept answers
+    to mixed images.
     """
-    if config.method.name != ON_ANSWERS or not teaches_features(config):
+    teacher = config.teacher
+    folds = teacher.cross_fit or (is_given(teacher.model) and len(parts_of(teacher.model)) > 1)
+    kept_mixed = teacher.cache == "on" and mixed_by(config)
+    if config.method.name != "dist" or folds or kept_mixed or config.student.freeze_backbone:
         return None
-    own = {f"method.{ON_ANSWERS}.{name}": value for name, value in config.method.options.items()}
-    return Remedy(
-        f"Add the teacher's last map to its answers: {DEFAULT_METHOD}.", {**_method(DEFAULT_METHOD, config), **own}
-    )
+    own = {f"method.dist.{name}": value for name, value in config.method.options.items()}
+    return Remedy("Add the teacher's last map to its answers: dist+mimic.", {**_method("dist+mimic", config), **own})
 
 
 def _larger_student(m: Measured, config: RunConfig) -> Remedy:
