@@ -74,6 +74,7 @@ def test_a_file_with_a_plus_in_its_path_is_one_method(tmp_path):
         ("kd+at", {"kd": {"xyz": 2}}, "kd.xyz: unknown setting of method 'kd'; allowed: weight, weights"),
         ("kd+at", {"dkd": {"weight": 2}}, "dkd: unknown setting of method 'kd+at'; dkd is no part of it"),
         ("kd+at", {"ta": {}}, "ta: unknown setting of method 'kd+at'; did you mean 'at'?"),
+        ("kd+at", {"temprature": 2}, "temprature: unknown setting of method 'kd+at'; did you mean 'kd.temperature'?"),
         ("kd+at", {"foo": 1}, "foo: unknown setting of method 'kd+at'; allowed: kd, at, weights, alpha"),
         ("kd+at", {"kd": 3}, "kd: 3 is not allowed; must be a mapping of settings of method 'kd'"),
         ("kd+at", {"kd": {"temprature": 2}}, "kd.temprature: unknown setting of method 'kd'; did you mean"),

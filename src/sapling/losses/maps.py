@@ -14,6 +14,7 @@ from torch import Tensor
 
 from sapling.errors import MethodError
 from sapling.losses.checks import full_precision
+from sapling.types import PairInfo, Taps
 
 
 def map_shape(shape: Sequence[int], what: str = "the feature") -> tuple[int, int, int]:
@@ -39,6 +40,19 @@ def map_shape(shape: Sequence[int], what: str = "the feature") -> tuple[int, int
         f"{what} has the shape {list(shape)}, of which no map can be made",
         allowed="[C,H,W], [D], or tokens [T,D] of a square of patches",
         remedy="tap another place, such as stage3 or stage4",
+    )
+
+
+def pair_shapes(taps: Taps, info: PairInfo) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
+    """``(C,H,W)`` of the maps that are made of the features at the one tap of each network: student, teacher.
+
+    Raises:
+        MethodError: of one of them no map can be made; with its tap and shape.
+    """
+    (student,), (teacher,) = taps.student, taps.teacher
+    return (
+        map_shape(info.student_shapes[student], f"the student's {student}"),
+        map_shape(info.teacher_shapes[teacher], f"the teacher's {teacher}"),
     )
 
 

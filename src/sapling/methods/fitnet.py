@@ -28,7 +28,7 @@ from typing import ClassVar
 from pydantic import Field
 from torch import Tensor, nn
 
-from sapling.losses.maps import as_map, map_shape, same_size
+from sapling.losses.maps import as_map, pair_shapes, same_size
 from sapling.losses.regression import squared_error
 from sapling.methods.base import Method, MethodConfig, Requires
 from sapling.types import Batch, Outputs, PairInfo, Step, Taps
@@ -63,8 +63,7 @@ class FitNet(Method):
         """
         super().__init__(config, info)
         (tap,), (teacher_tap,) = self.taps(config).student, self.taps(config).teacher
-        student = map_shape(info.student_shapes[tap], f"the student's {tap}")
-        teacher = map_shape(info.teacher_shapes[teacher_tap], f"the teacher's {teacher_tap}")
+        student, teacher = pair_shapes(self.taps(config), info)
         self._tap, self._teacher_tap = tap, teacher_tap
         self.regressor = _regressor(student, teacher, relu=config.relu)
 

@@ -27,7 +27,7 @@ from typing import ClassVar
 from pydantic import Field
 from torch import Tensor, nn
 
-from sapling.losses.maps import as_map, map_shape, same_size
+from sapling.losses.maps import as_map, pair_shapes, same_size
 from sapling.losses.regression import squared_error, standardize_channels
 from sapling.methods.base import Method, MethodConfig, Requires
 from sapling.types import Batch, Outputs, PairInfo, Step, Taps
@@ -61,8 +61,7 @@ class Mimic(Method):
         """
         super().__init__(config, info)
         (tap,), (teacher_tap,) = self.taps(config).student, self.taps(config).teacher
-        channels, *_ = map_shape(info.student_shapes[tap], f"the student's {tap}")
-        wanted, *_ = map_shape(info.teacher_shapes[teacher_tap], f"the teacher's {teacher_tap}")
+        (channels, *_), (wanted, *_) = pair_shapes(self.taps(config), info)
         self._tap, self._teacher_tap = tap, teacher_tap
         # The norm has a shift of its own, so the convolution needs no bias.
         self.projector = nn.Sequential(nn.Conv2d(channels, wanted, 1, bias=False), nn.BatchNorm2d(wanted))

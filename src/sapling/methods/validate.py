@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import operator
 import re
@@ -87,10 +86,8 @@ def _check_parts(described: Mapping[str, Any], options: Mapping[str, Any]) -> li
             problems += _check(str(key), value, fields[key])
         elif key not in parts:
             owners = [f"method.{part}.{key}" for part in parts if f"{part}.{key}" in fields]
-            of_parts = {field.partition(".")[2]: field for field in fields if "." in field}
-            hint = f"it is a setting of its parts: {' or '.join(owners)}" if owners else nearest(str(key), parts)
-            if not hint and (close := difflib.get_close_matches(str(key), of_parts, n=1, cutoff=0.7)):
-                hint = f"did you mean {of_parts[close[0]]!r}?"
+            hint = f"it is a setting of its parts: {' or '.join(owners)}" if owners else ""
+            hint = hint or nearest(str(key), (*parts, *(field for field in fields if "." in field)))
             if key in names():
                 hint = f"{key} is no part of it"
             hint = hint or f"allowed: {', '.join((*parts, *OF_THE_WHOLE))}"

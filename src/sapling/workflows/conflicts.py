@@ -33,9 +33,8 @@ class Needs:
 def known_needs(config: RunConfig) -> Needs | None:
     """What the catalogue says; None where it depends on settings, or the method is somebody else's."""
     method, parts = config.method, split_name(config.method.name)
-    blocks = [method.options, *(method.options.get(part) or {} for part in parts if len(parts) > 1)]
-    plain = PLAIN_OPTIONS | (set(parts) if len(parts) > 1 else set())
-    if any(part not in built_in() for part in parts) or any(set(block) - plain - {WEIGHT} for block in blocks):
+    blocks = [method.options, *(method.options.get(part) or {} for part in parts)]
+    if set(parts) - set(built_in()) or any(set(block) - PLAIN_OPTIONS - {WEIGHT, *parts} for block in blocks):
         return None
     known = entry(method.name)
     requires, taps = known["requires"], known["taps"]

@@ -209,7 +209,7 @@ def _softer(m: Measured, config: RunConfig) -> Remedy:
     if not requires.labels and not config.data.mixup and not config.teacher.cross_fit:
         changes: dict[str, Any] = {"data.mixup": MIXUP}
         if config.teacher.cache == "on":
-            changes["teacher.cache"] = "auto"  # of mixed images no features are kept
+            changes["teacher.cache"] = "auto"  # kept answers are mixed, not asked for anew, and of features none
         if config.teacher.by_recipe().mixup is None and not is_given(config.teacher.model):
             changes["teacher.mixup"] = 0.0  # the same teacher as before; it only serves again
         return Remedy("Ask the teacher about mixed images (mixup), which it has not learned by heart.", changes)
@@ -230,7 +230,7 @@ def _other_method(m: Measured, config: RunConfig) -> Remedy:
 
 
 def _features_too(config: RunConfig) -> Remedy | None:
-    """Better than dist alone on two of three sets (docs/methods/measured.md).
+    """Better than dist alone in short trainings, on two of three sets (docs/methods/measured.md).
 
     None for another method, and where features cannot be taught: out-of-fold answers, a frozen backbone, kept answers
     to mixed images.
