@@ -156,6 +156,7 @@ def test_distill_prints_the_verdict_and_the_places(run, photos, tmp_path):
     code, again, err = run(*arguments)
     assert (code, again) == (0, out)
     assert "training" not in err
+    assert "this run is finished" in err
     code, resumed, _ = run("distill", "--resume", folder)
     assert (code, resumed) == (0, out)
     code, _, err = run(*arguments, "--lr", 0.01)
@@ -164,13 +165,13 @@ def test_distill_prints_the_verdict_and_the_places(run, photos, tmp_path):
 
 
 def test_a_finished_run_says_that_images_were_added_since(tmp_path):
-    from sapling.cli_train import _changed_since
+    from sapling.cli_train import _finished_before
 
-    assert _changed_since(tmp_path, 5) is None  # nothing is finished here
+    assert _finished_before(tmp_path, 5) is None  # nothing is finished here
     (tmp_path / "results.json").write_text("{}")
     (tmp_path / "data.json").write_text('{"num_images": 4, "skipped": [{"image": "a", "reason": "b"}]}')
-    assert _changed_since(tmp_path, 5) is None
-    assert "have 6 images now and had 5" in _changed_since(tmp_path, 6)
+    assert _finished_before(tmp_path, 5).startswith("this run is finished")
+    assert "have 6 images now and had 5" in _finished_before(tmp_path, 6)
 
 
 def test_views_and_mixing_are_settings_of_a_run(run, photos, tmp_path):

@@ -87,3 +87,22 @@ def test_counting_sizes_shows_how_far_it_is(capsys, monkeypatch):
     monkeypatch.setattr(catalogue, "describe_model", describe)
     listings.show_models("cnn*", sizes=True, as_json=True)
     assert seen == [2, (0, "cnn3"), (1, "cnn3"), (0, "cnn4"), (1, "cnn4")]
+
+
+def test_reasons_are_broken_below_each_other_in_a_window_and_whole_in_a_pipe_and_commands_never():
+    import io
+
+    from rich.console import Console
+
+    def shown(label, is_terminal):
+        text = "one two three four five six seven eight nine"
+        console = Console(file=io.StringIO(), width=30, force_terminal=is_terminal, color_system=None)
+        tables._print_labelled(console, label, text)
+        return console.file.getvalue().splitlines()
+
+    assert [line.rstrip() for line in shown("why", True)] == [
+        "why       one two three four",
+        "          five six seven eight",
+        "          nine",
+    ]
+    assert len(shown("why", False)) == len(shown("", True)) == 1

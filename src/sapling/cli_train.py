@@ -262,7 +262,9 @@ def _run(task: str, blocks: dict[str, Any], *, dry_run: bool, quiet: bool, where
     check_trackers(config.output.trackers)
     screen = Screen(quiet=quiet)
     if not dry_run:
-        screen.say(f"sapling {task}: {d.source} -> {folder}")
+        usual = config.default_folder(task)
+        numbered = config.output.folder is None and folder != usual
+        screen.say(f"sapling {task}: {d.source} -> {folder}" + f" ({usual} holds a run of other settings)" * numbered)
     # below the first line, because these bring numpy and Pillow
     from sapling.data.broken import most_skipped
     from sapling.data.groups import with_groups
@@ -286,13 +288,12 @@ def _run(task: str, blocks: dict[str, Any], *, dry_run: bool, quiet: bool, where
 
     refuse_torn_groups(source, split, allow=d.allow_leaks or Path(folder, "data.json").exists())
     if dry_run:
-        screen.say("timing a few steps ..")
         from sapling.workflows.plan import plan
 
         print_plan(plan(config, task=task, screen=screen))
         return
-    if (change := _changed_since(Path(folder), len(source.items))) is not None:
-        screen.say(change)
+    if (note := _finished_before(Path(folder), len(source.items))) is not None:
+        screen.say(note)
     if task == "train":
         from sapling.workflows.train import train as work
     else:
@@ -300,8 +301,8 @@ def _run(task: str, blocks: dict[str, Any], *, dry_run: bool, quiet: bool, where
     print_result(work(config, screen=screen))
 
 
-def _changed_since(folder: Path, num_images: int) -> str | None:
-    """Say when a finished run, whose result is printed again, was of another number of images than there are now."""
+def _finished_before(folder: Path, num_images: int) -> str | None:
+    """Say that a run is finished and its result printed again; and when there are more or fewer images by now."""
     if not (folder / "results.json").is_file() or not (folder / "data.json").is_file():
         return None
     from sapling.record import read_json
@@ -309,7 +310,7 @@ def _changed_since(folder: Path, num_images: int) -> str | None:
     card = read_json(folder / "data.json")
     before = int(card.get("num_images", 0)) + len(card.get("skipped") or ())
     if before in (0, num_images):
-        return None
+        return "this run is finished: its result follows. Another --output repeats it."
     return (
         f"note: the data have {num_images:,} images now and had {before:,} when this run was made: its result follows. "
         "Another --output starts a run with all of them."

@@ -77,7 +77,7 @@ def print_result(result: RunResult) -> None:
     for warning in results.get("warnings", []):
         console.print(Text(f"note: {warning}", style="yellow"))
     for label, text in terminal_lines(results):
-        console.print(Text(f"{label:<9} {printable(text)}"), soft_wrap=True)
+        _print_labelled(console, label, printable(text))
     onnx = results.get("deploy", {}).get("onnx")
     shipped = results["shipped"]
     folder = result.folder
@@ -85,6 +85,21 @@ def print_result(result: RunResult) -> None:
     if onnx:
         console.print(Text(f"onnx      {folder / 'student' / 'model.onnx'}  ({_onnx(onnx)})"), soft_wrap=True)
     console.print(Text(f"report    {folder / 'report.html'}"), soft_wrap=True)
+
+
+def _print_labelled(console: Any, label: str, text: str) -> None:
+    """Words beside their label, in a window broken into lines of one column; what has no label is copied: one line."""
+    from rich.table import Table
+    from rich.text import Text
+
+    if not label or not console.is_terminal:
+        console.print(Text(f"{label:<9} {text}"), soft_wrap=True)
+        return
+    grid = Table.grid(padding=(0, 1))
+    grid.add_column(width=9, no_wrap=True)
+    grid.add_column()
+    grid.add_row(Text(label), Text(text))
+    console.print(grid)
 
 
 def _scores(entries: Sequence[Mapping[str, Any]]) -> tuple[str, str]:

@@ -327,6 +327,24 @@ def test_a_weak_teacher_of_small_images_is_replaced_by_one_that_does_not_shrink_
 
 
 @pytest.mark.parametrize(
+    ("student", "side", "name"),
+    [
+        ("cnn3", 64, "wrn_16_2_s2"),
+        ("cnn3", 32, "wrn_16_2"),
+        ("cnn3", 224, "cnn4"),
+        ("wrn_16_2_s2", 64, "wrn_40_2_s2"),
+        ("wrn_40_2", 32, "resnet34"),
+    ],
+)
+def test_a_given_weak_teacher_is_replaced_by_the_best_that_is_known_from_scratch(tmp_path, student, side, name):
+    measured = replace(HEALTHY, img_size=side, gap=-0.05)
+    config = build({"data": "x", "teacher": str(tmp_path), "student": student})
+    remedy = remedy_for(diagnose(measured)[0], measured, config)
+    assert remedy.changes["teacher.model"] == name
+    assert not remedy.keeps_teacher
+
+
+@pytest.mark.parametrize(
     ("method", "changes"),
     [
         ({"name": "fdbd"}, {"method.name": "dist"}),

@@ -134,7 +134,7 @@ def test_another_split_comes_with_another_teacher(photos, tmp_path):
     (tmp_path / "x").mkdir()
     config = build({"data": {"source": str(photos)}, "teacher": str(tmp_path / "x"), "student": "cnn3"})
     known = {"origin": "given", "trained_on": [{"seen": {"val": 0, "test": 0}}]}
-    assert "train it anew: --teacher cnn4 in place of" in caution(opened, data, config, known, again)
+    assert "train it anew: --teacher wrn_16_2 in place of" in caution(opened, data, config, known, again)
     unknown = caution(opened, data, config, {"origin": "given"}, again)
     assert "draws others, which must not be training images of the teacher." in unknown
     opened["before"] = 0

@@ -40,8 +40,8 @@ def no_teacher(monkeypatch):
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"method": {"name": "fitnet", "tap": "blocks.9"}}, ModelError, "no tap 'blocks.9'"),
-        ({"method": {"name": "fitnet", "teacher_tap": "blocks.9"}}, ModelError, "no tap 'blocks.9'"),
+        ({"method": {"name": "fitnet", "tap": "blocks.9"}}, ModelError, r"'\n.*the student, cnn3 \(SmallCNN\)"),
+        ({"method": {"name": "fitnet", "teacher_tap": "blocks.9"}}, ModelError, r"'\n.*the teacher, cnn4 \(SmallCNN\)"),
         ({"method": "cat_kd", "student": "test_vit"}, ModelError, "VisionTransformer has no 'class_map'"),
         (
             {"method": "cat_kd", "teacher": {**TRAINED_HERE, "num_teachers": 2}},

@@ -76,11 +76,11 @@ class Difference:
         return {**asdict(self), "values": list(self.values)}
 
     def sentence(self, labels: Sequence[str]) -> str:
-        """``epochs: 6 (kd, dist), 30 (dkd)``."""
+        """``epochs: 6 in kd, dist; 30 in dkd``."""
         by_value: dict[str, list[str]] = {}
         for value, label in zip(self.values, labels, strict=True):
             by_value.setdefault(value, []).append(label)
-        return f"{self.name}: " + ", ".join(f"{value} ({', '.join(names)})" for value, names in by_value.items())
+        return f"{self.name}: " + "; ".join(f"{value} in {', '.join(names)}" for value, names in by_value.items())
 
 
 def differences(runs: Sequence[StoredRun]) -> list[Difference]:

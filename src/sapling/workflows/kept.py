@@ -12,6 +12,7 @@ from typing import Any
 from sapling import methods
 from sapling.config import RunConfig, build
 from sapling.data.answers import AnswerStore, answers_folder, bytes_there
+from sapling.data.layout import printable
 from sapling.data.loader import Dataset
 from sapling.errors import RunError, UsageError
 from sapling.record import Run, load_run_config, read_json
@@ -126,8 +127,9 @@ def blocks_of_run(folder: Path) -> dict[str, Any]:
     blocks = load_run_config(folder)
     record = read_json(folder / FILE) if (folder / FILE).is_file() else {}
     if not record.get("kept") or not (folder / "teacher" / "card.json").is_file():
+        why = f": it asked for each batch, because {printable(str(record['reason']))}" if record.get("reason") else ""
         raise UsageError(
-            "this run keeps no answers of a teacher",
+            f"this run keeps no answers of a teacher{why}",
             where=str(folder),
             allowed="a run of sapling distill whose log says that they were kept, or data and --teacher PATH",
         )

@@ -51,15 +51,16 @@ def caution(
     is_cut = config.data.split_file is None and all(item.split in (None, "train") for item in data.source.items)
     fresh = "a claim needs fresh test images, or at least 5 fresh seeds"
     if is_cut:
-        fresh = f"--set data.split_seed={config.data.split_seed + 1} draws others{_with_teacher(config, card, remedy)}"
+        teacher = _with_teacher(config, data.img_size, card, remedy)
+        fresh = f"--set data.split_seed={config.data.split_seed + 1} draws others{teacher}"
     return f"Caution: it looks at the same test images again, after this run and {others}; {fresh}."
 
 
-def _with_teacher(config: RunConfig, card: Mapping[str, Any], remedy: Remedy) -> str:
+def _with_teacher(config: RunConfig, img_size: int, card: Mapping[str, Any], remedy: Remedy) -> str:
     """What another split asks of the teacher: one that is trained already may know the images that are drawn."""
     if not remedy.keeps_teacher:
         return ""
     if card.get("origin") == "given" and not card.get("trained_on"):
         return ", which must not be training images of the teacher"
-    anew = shlex.join(teacher_anew(config))
+    anew = shlex.join(teacher_anew(config, img_size))
     return f"; this teacher was trained on some of them, so train it anew: {anew} in place of the --teacher proposed"

@@ -5,6 +5,9 @@ What is built has random weights where it would be trained in the run, and is th
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 
 from sapling import methods
@@ -90,13 +93,25 @@ def build_pair(config: RunConfig, data: Dataset, student: torch.nn.Module, teach
     name, options = config.method.name, config.method.options
     check_batch(config, methods.requires(name, **options).min_batch, len(data.split.train))
     taps = methods.taps(name, **options)
-    own = TappedModel(student, preprocess_for(student, data), taps.student)
+    with _named("the student", config.student.model):
+        own = TappedModel(student, preprocess_for(student, data), taps.student)
     each = teachers if is_given(config.teacher.model) else teachers * config.teacher.num_teachers
-    theirs = [TappedModel(model, preprocess, taps.teacher, bands=data.store.bands) for model, preprocess in each]
+    with _named("the teacher", config.teacher.model):
+        theirs = [TappedModel(model, preprocess, taps.teacher, bands=data.store.bands) for model, preprocess in each]
     answering = theirs[0] if len(theirs) == 1 else Ensemble(theirs)
     # It answers nothing here; in bf16 no time is spent on making it fast.
     live = LiveTeacher(answering, device="cpu", bf16=True, channels_last=False)
     return methods.build(name, pair_info(data, own, live), **options)
+
+
+@contextmanager
+def _named(role: str, name: str) -> Iterator[None]:
+    """An error about a network says which of the two it is, by the name that it has in the settings."""
+    try:
+        yield
+    except ModelError as error:
+        where = f"{role}, {name}" + (f" ({error.where})" if error.where else "")
+        raise ModelError(error.what, where=where, allowed=error.allowed, remedy=error.remedy) from error
 
 
 def _untrained(name: str, data: Dataset) -> torch.nn.Module:

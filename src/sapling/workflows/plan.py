@@ -55,6 +55,9 @@ def plan(config: RunConfig, *, task: str = "distill", screen: Screen | None = No
     channels = data.num_channels
     shape = student_shape = (channels, data.img_size, data.img_size)
     student = student_network(config, data)
+    teachers = teacher_networks(config, data) if task == "distill" else []
+    method = build_pair(config, data, student, teachers) if task == "distill" else None  # refused before it is timed
+    screen.say("timing a few steps ..")
     epochs, seeds = epochs_for(config, data), config.train.num_seeds if task == "distill" else 1
     steps = data.num_batches(batch_size_for(config, data))
     batch = batch_size_for(config, data)
@@ -69,9 +72,8 @@ def plan(config: RunConfig, *, task: str = "distill", screen: Screen | None = No
         "seeds": seeds,
     }
     seconds = epochs * steps * seeds * step_seconds * (2 if task == "distill" else 1)
-    if task == "distill":
+    if method is not None:
         symmetries, cards, forward = len(symmetries_for(config, data.spec)), [], 0.0
-        teachers = teacher_networks(config, data)
         for part, (teacher, preprocess) in zip(parts_of(config.teacher.model), teachers, strict=True):
             shape = (channels, preprocess.img_size, preprocess.img_size)
             cards.append(_card(part, teacher, shape))
@@ -94,8 +96,8 @@ def plan(config: RunConfig, *, task: str = "distill", screen: Screen | None = No
             learned = _train_part(config, data)
             result["teacher"]["epochs"] = epochs_each = teacher_epochs(config, learned)
             teacher_steps = num * epochs_each * learned.num_batches(batch_size_for(config, learned))
-            seconds += teacher_steps * _time_step(teacher, shape, batch, machine, train=True)
-        method = build_pair(config, data, student, teachers)
+            learner = teacher_networks(config, data)[-1][0]  # the one above answers, so it is frozen
+            seconds += teacher_steps * _time_step(learner, shape, batch, machine, train=True)
         heard = decide(config, data, {tap: method.info.teacher_shapes[tap] for tap in needs_of(config).teacher}, epochs)
         result["teacher"]["heard"] = {**asdict(heard), "sentence": heard.sentence}
         seconds += (heard.num_views if heard.kept else epochs * seeds) * steps * per_image * forward

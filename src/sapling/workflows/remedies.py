@@ -95,18 +95,18 @@ def next_command(remedy: Remedy, config: RunConfig, folder: Path, suffix: str) -
     return command_of(changed(config, changes))
 
 
-def teacher_anew(config: RunConfig) -> list[str]:
+def teacher_anew(config: RunConfig, img_size: int) -> list[str]:
     """The flags that train a teacher: that of this run, or one in place of a network that was given."""
     if is_given(config.teacher.model):
-        config = changed(config, {**_no_given_teacher(), "teacher.model": _new_teacher(config)})
+        config = changed(config, {**_no_given_teacher(), "teacher.model": _new_teacher(config, img_size)})
     return flags_of(config, "teacher.")
 
 
 def _labels(m: Measured, config: RunConfig) -> Remedy:
     if is_given(config.teacher.model) and not fits_validation_only(m):
         return Remedy(
-            f"Train a teacher on these labels instead: {_new_teacher(config)}.",
-            {**_no_given_teacher(), "teacher.model": _new_teacher(config)},
+            f"Train a teacher on these labels instead: {_new_teacher(config, m.img_size)}.",
+            {**_no_given_teacher(), "teacher.model": _new_teacher(config, m.img_size)},
             keeps_teacher=False,
         )
     command = shlex.join(["sapling", "inspect", config.data.source])
@@ -131,17 +131,16 @@ def _more_steps(m: Measured, config: RunConfig) -> Remedy:
 def _better_teacher(m: Measured, config: RunConfig) -> Remedy:
     teacher = config.teacher
     if is_given(teacher.model):
-        name = _new_teacher(config)
+        name = _new_teacher(config, m.img_size)
         return Remedy(
             f"Train a teacher on these images: {name}.",
             {**_no_given_teacher(), "teacher.model": name},
             keeps_teacher=False,
         )
-    if m.img_size is not None and m.img_size <= MOST_SMALL and teacher.model in SHRINKING and not teacher.pretrained:
-        name = "wrn_16_2_s2" if m.img_size >= MOST_SMALL // 2 else "wrn_16_2"
+    if (small := _for_small(m.img_size)) and teacher.model in SHRINKING and not teacher.pretrained:
         return Remedy(
-            f"A teacher that does not shrink small images at once: {name}.",
-            {"teacher.model": name},
+            f"A teacher that does not shrink small images at once: {small}.",
+            {"teacher.model": small},
             keeps_teacher=False,
         )
     larger = _larger(teacher.model, config)
@@ -314,9 +313,19 @@ def _no_given_teacher() -> dict[str, Any]:
     return {**dict.fromkeys(("teacher.img_size", "teacher.mean", "teacher.std")), "teacher.accept_weak": False}
 
 
-def _new_teacher(config: RunConfig) -> str:
-    """A network to train here that is larger than the student."""
+def _new_teacher(config: RunConfig, img_size: int | None) -> str:
+    """A network to train here, from scratch: one that does not shrink small images at once, or one that is larger."""
+    small = _for_small(img_size)
+    if small is not None and not config.student.model.removeprefix("sapling_").startswith("wrn"):
+        return small
     return _larger(config.student.model, config) or "resnet34"
+
+
+def _for_small(img_size: int | None) -> str | None:
+    """The best teacher from scratch that was measured on small images; None for larger ones."""
+    if img_size is None or img_size > MOST_SMALL:
+        return None
+    return "wrn_16_2_s2" if img_size >= MOST_SMALL // 2 else "wrn_16_2"
 
 
 def _larger(name: str, config: RunConfig) -> str | None:
