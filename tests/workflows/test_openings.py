@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import pytest
 import sapling
 from sapling.config import build
 from sapling.data.loader import load_data
+from sapling.evaluation.diagnosis import diagnose
 from sapling.report.details import looks_at_test
 from sapling.report.diagnosis import terminal_lines
 from sapling.tables import print_result
@@ -154,6 +156,29 @@ def test_more_seeds_are_other_seeds():
     assert first == used.stop
     assert num >= 5
     assert f"{num} fresh seeds, {first} to {first + num - 1}" in remedy.text
+
+
+def test_where_no_number_of_seeds_could_show_it_more_images_are_tested(tmp_path):
+    few = replace(HEALTHY, gap=0.04, detectable=0.06, endless_seeds=0.05, is_cut=True)
+    (finding,) = diagnose(few)
+    assert finding.name == "seeds"
+    assert finding.measured.endswith("No number of seeds would bring that below about 5.0 points.")
+    config = build({"data": "x", "teacher": "resnet18"})
+    remedy = remedy_for(finding, few, config)
+    assert remedy.changes == {"data.test_share": 0.23}  # 0.15 (5 / 4)^2
+    assert not remedy.keeps_teacher  # it was trained on some of the images that are drawn
+    assert remedy.text.startswith("Test on more images: 23% of all, in place of 15%.")
+    most = remedy_for(finding, replace(few, gap=0.001), config)
+    assert most.changes == {"data.test_share": 0.4}
+    tested = build({"data": {"source": "x", "test_share": 0.4}, "teacher": "resnet18"})
+    given = build({"data": "x", "teacher": str(tmp_path)})
+    for measured, settings in (
+        (replace(few, endless_seeds=0.03), config),
+        (replace(few, is_cut=False), config),
+        (few, given),
+        (few, tested),
+    ):
+        assert "train.num_seeds" in remedy_for(finding, measured, settings).changes
 
 
 @pytest.mark.parametrize("broken", [{"this_run": "x", "before": []}, {"this_run": -1, "before": 1}, {"before": 2}])

@@ -141,9 +141,7 @@ def _weak_teacher(m: Measured) -> Finding | None:
     if m.gap > max(HARDLY_BETTER, 2 * error):
         return None
     spread = f" (± {_points(2 * error)})" if m.gap_error is not None else ""
-    title = (
-        "The teacher is hardly better than the control" if m.gap > 0 else "The teacher is no better than the control"
-    )
+    title = f"The teacher is {'hardly' if m.gap > 0 else 'no'} better than the control"
     if abs(m.gap) < 5e-4:
         amount = f"as good as the student trained alone{spread}"
     else:
@@ -333,17 +331,19 @@ def _capacity(m: Measured) -> Finding | None:
 
 
 def _seeds(m: Measured) -> Finding | None:
-    if m.outcome != "no difference shown" or m.detectable is None or m.gap <= 0:
+    if m.outcome != "no difference shown" or m.detectable is None or m.gap <= 0 or m.detectable <= m.gap / 2:
         return None
-    if m.detectable <= m.gap / 2:
-        return None
-    limit = math.ceil(round(1000 * m.detectable, 6)) / 1000  # rounded up, as the verdict says it
+    seen = (
+        f"With {_plural(m.num_seeds, 'seed')} and these test images a run shows differences above about "
+        f"{_limit(m.detectable)}; the teacher is {_points(m.gap)} above the control on validation."
+    )
+    if m.lacks_test_images:
+        seen += f" No number of seeds would bring that below about {_limit(m.endless_seeds or 0.0)}."
     return Finding(
         "seeds",
         "likely" if m.detectable > m.gap else "possible",
         "The comparison could not have shown it",
-        f"With {_plural(m.num_seeds, 'seed')} and these test images a run shows differences above about "
-        f"{_points(limit)}; the teacher is {_points(m.gap)} above the control on validation.",
+        seen,
         "A student rarely gains more than half of that gap, so an effect of the usual size goes unseen.",
     )
 
@@ -385,6 +385,10 @@ def _error(seen: Answers) -> float:
 
 def _share(value: float) -> str:
     return f"{100 * value:.1f} %"
+
+
+def _limit(value: float) -> str:
+    return _points(math.ceil(round(1000 * value, 6)) / 1000)  # rounded up, as the verdict says it
 
 
 def _points(value: float) -> str:

@@ -53,6 +53,8 @@ class Measured:
         multi_label: whether an image may have several labels.
         img_size: side that the networks see, in pixels; None of a run that did not record it here.
         acceptance: what a denoiser's own check says: ``passed``, and what else it recorded; None without one.
+        endless_seeds: the difference that these test images could show with any number of seeds; None where unknown.
+        is_cut: whether the test images were cut from the data by this run's settings.
     """
 
     outcome: str
@@ -78,6 +80,13 @@ class Measured:
     multi_label: bool = False
     img_size: int | None = None
     acceptance: Mapping[str, Any] | None = None
+    endless_seeds: float | None = None
+    is_cut: bool = False
+
+    @property
+    def lacks_test_images(self) -> bool:
+        """Whether no number of seeds could show a difference as large as the gap on these test images."""
+        return self.endless_seeds is not None and self.endless_seeds > self.gap > 0
 
     @property
     def label_term(self) -> str:

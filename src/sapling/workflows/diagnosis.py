@@ -138,6 +138,7 @@ def diagnosis(
     *,
     num_classes: int,
     multi_label: bool,
+    is_cut: bool = False,
     caution: Callable[[Remedy], str] = lambda remedy: "",
 ) -> dict[str, Any]:
     """``results.json["diagnosis"]``: what was measured, and, where the verdict is not *better*, causes and next runs.
@@ -151,6 +152,7 @@ def diagnosis(
         verdict: of the run.
         num_classes: K.
         multi_label: whether an image may have several labels.
+        is_cut: whether the test images were cut from the data by this run's settings.
         caution: what stands beside a proposed run; empty for nothing.
     """
     control = [r for r in records if r["arm"] == "control"]
@@ -186,6 +188,8 @@ def diagnosis(
         multi_label=multi_label,
         img_size=manifest.get("img_size"),
         acceptance=acceptance_of(run),
+        endless_seeds=verdict["detectable"]["endless_seeds"],
+        is_cut=is_cut,
     )
     result: dict[str, Any] = {"measured": measured.as_dict(), "not_looked_at": not_looked_at(measured)}
     is_taught = methods.requires(run.config.method.name, **run.config.method.options).teacher

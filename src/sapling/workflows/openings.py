@@ -47,13 +47,16 @@ def caution(
     if not before:
         return ""
     others = "another run" if before == 1 else f"{before} other runs"
-    # what came with the data stays the test, whatever the seed of the split is
-    is_cut = config.data.split_file is None and all(item.split in (None, "train") for item in data.source.items)
     fresh = "a claim needs fresh test images, or at least 5 fresh seeds"
-    if is_cut:
+    if is_cut(config, data):
         teacher = _with_teacher(config, data.img_size, card, remedy)
         fresh = f"--set data.split_seed={config.data.split_seed + 1} draws others{teacher}"
     return f"Caution: it looks at the same test images again, after this run and {others}; {fresh}."
+
+
+def is_cut(config: RunConfig, data: Dataset) -> bool:
+    """Whether the settings cut the test images: what came with the data stays the test, whatever they say."""
+    return config.data.split_file is None and all(item.split in (None, "train") for item in data.source.items)
 
 
 def _with_teacher(config: RunConfig, img_size: int, card: Mapping[str, Any], remedy: Remedy) -> str:

@@ -41,6 +41,7 @@ MOST_SMALL = 128  # pixels; measured at 64 (AID, from scratch): docs/guide/teach
 FITS = 0.95  # a teacher that has this share of its training images right has had epochs enough
 USUAL_PULL = 3.0  # of a term that is neither too strong nor too weak, against that of the labels
 USUAL_TEMPERATURE = 4.0
+MOST_TEST = 0.4  # of all images; the rest has to teach
 MIXUP = 0.2
 
 
@@ -259,6 +260,15 @@ def _more_views(m: Measured, config: RunConfig) -> Remedy:
 
 
 def _more_seeds(m: Measured, config: RunConfig) -> Remedy:
+    if m.lacks_test_images and m.is_cut and not is_given(config.teacher.model):  # a given one may know what is drawn
+        now = config.data.test_share
+        # errors shrink with the root of the number of images
+        enough = min(now * (m.endless_seeds or 0.0) ** 2 / m.gap**2, MOST_TEST, (1 - config.data.val_share) / 2)
+        if enough >= now + 0.05:
+            text = (
+                f"Test on more images: {enough:.0%} of all, in place of {now:.0%}. With these no number of seeds could "
+            )
+            return Remedy(f"{text}show the teacher's lead.", {"data.test_share": round(enough, 2)}, keeps_teacher=False)
     seeds, first = max(5, 2 * m.num_seeds), config.train.seed + m.num_seeds
     return Remedy(
         f"Repeat it with {seeds} fresh seeds, {first} to {first + seeds - 1}. Those of this run made us repeat it; "
