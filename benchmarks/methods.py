@@ -1,4 +1,4 @@
-"""Claim: what each method gains over the same student without a teacher, on dev images; equal trials for all.
+"""Claim: what each method gains over the same student without a teacher, on dev images: the same batches for all.
 
     python benchmarks/methods.py FOLDER SET[:TEACHER] [SEED ..] [--arms NAME;NAME ..] [--img-size 32] [--threads 1]
 
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from methods_arms import ARMS, PAIRS
+from methods_arms import ARMS, CORE, PAIRS
 from numpy.typing import NDArray
 from sets import open_dev
 
@@ -311,7 +311,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("set")
     parser.add_argument("seeds", type=int, nargs="*", default=[0, 1, 2, 3, 4])
-    parser.add_argument("--arms", help="names with ';' between them; all by default")
+    parser.add_argument("--arms", help="names with ';' between them; the core methods by default")
     parser.add_argument("--epochs", type=int, help="of the students; such a table stands apart")
     parser.add_argument("--mixup", type=float, default=0, help="alpha, for all arms; such a table stands apart")
     parser.add_argument(
@@ -324,7 +324,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, help="threads of torch")
     given = parser.parse_args()
     name, _, teacher = given.set.partition(":")
-    arms = {arm: ARMS[arm] for arm in given.arms.split(";")} if given.arms else ARMS
+    arms = {arm: ARMS[arm] for arm in (given.arms.split(";") if given.arms else CORE)}
     epochs = given.epochs or STUDENT_EPOCHS[name]
     changes = {"img_size": given.img_size} if given.img_size else {}
     label = f"{name}-{given.img_size}px" if given.img_size else name

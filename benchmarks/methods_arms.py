@@ -27,6 +27,16 @@ ARMS: dict[str, tuple[str, dict[str, Any]]] = {
             "dist+mimic",
         )
     },
+    "fdbd, gamma floor 0.5": ("fdbd", {"gamma_floor": 0.5}),
+    "fdbd, stage3": ("fdbd", {"tap": "stage3"}),
+    "fdbd, warm-up 0.2": ("fdbd", {"warmup_share": 0.2}),
+    "fdbd, 2 steps": ("fdbd", {"denoise_steps": 2}),
+    "fdbd, latent 32": ("fdbd", {"ae_channels": 32}),
+    "fdbd, latent 128": ("fdbd", {"ae_channels": 128}),
+    "fdbd, first phase of 20 epochs": ("fdbd", {"phase1_epochs": 20}),
+    "fdbd, first phase of 140 epochs": ("fdbd", {"phase1_epochs": 140}),
+    "fdbd, squared error of normalised latents": ("fdbd", {"normalise": True}),
+    "fdbd, logits too": ("fdbd", {"branches": ("feat", "logit")}),
     "diffkd": ("diffkd", {}),
     "simkd": ("simkd", {}),
     "fdbd": ("fdbd", {}),
@@ -61,6 +71,11 @@ ARMS: dict[str, tuple[str, dict[str, Any]]] = {
     "dist+fdbd, KL": ("dist+fdbd", {"fdbd": KL}),
     "dist+fdbd, normalised": ("dist+fdbd", {"fdbd": NORMAL}),
 }
+CORE = (
+    *("kd", "dkd", "dist", "fitnet", "at", "sp", "rkd", "pkt", "reviewkd", "srrl", "vkd", "nuclear", "mimic"),
+    *("diffkd", "fdbd", "fdbd, no denoiser", "dist+fdbd, no denoiser", "dist+mimic"),
+)
+"""What is compared where no arms are named; ``function_matching`` wants hundreds of epochs and mixed images."""
 PAIRS = (
     ("fdbd", "dist"),
     ("fdbd", "fdbd, no denoiser"),

@@ -19,7 +19,6 @@ DOCS = HERE.parent / "docs"
 SETS = {"aid-32px": "AID", "eurosat-32px": "EuroSAT, a part", "trees-32px": "Trees"}
 TRIALS = {"aid-32px-10-epochs": "AID", "eurosat-32px-10-epochs": "EuroSAT, a part", "trees-32px-10-epochs": "Trees"}
 KD_TRIALS = {
-    "aid-32px-15-epochs": "AID",
     "aid-32px-mixed-teacher-15-epochs": "AID, teacher trained with mixup",
     "eurosat-32px-7-epochs": "EuroSAT, a part",
     "trees-32px-12-epochs": "Trees",
@@ -33,6 +32,9 @@ MIMIC_LONG = {
     "aid-32px-100-epochs-mimic-lr=0.05": "AID, from a ResNet-20",
     "aid-32px-100-epochs-mimic-wrn": "AID, from a wrn_16_2",
 }
+MIXED = {"aid-32px-60-epochs-mixup": "AID, 60 epochs with mixup, from a ResNet-20"}
+OTHERS = {f"{name}-diffkd-{TUNED}": title for name, title in SETS.items()}
+SHIPPED_TRIALS = {f"{name}-fdbd-trials": title for name, title in SETS.items()}
 PAGE = DOCS / "methods" / "measured.md"
 CONTROL = "control"
 MOST_TRIALS = 8
@@ -107,7 +109,7 @@ def cell(row: dict[str, Any] | None, most: int) -> str:
         return ""
     if (number := len(row["seeds"])) < most:
         return f"{100 * row['gain']:+.1f}, {number} seed" + ("s" if number > 1 else "")
-    gain, low, high = (round(100 * row[key], 1) + 0.0 for key in ("gain", "low", "high"))
+    gain, low, high = (round(100 * row[key], 1) for key in ("gain", "low", "high"))
     text = f"{gain:+.1f} ({low:+.1f} to {high:+.1f})"
     return f"**{text}**" if most > 1 and row["outcome"] in ("better", "worse") else text
 
@@ -220,6 +222,10 @@ def main() -> None:
     anew = {f"{name}-mimic-{TUNED}": title for name, title in SETS.items()}
     text = between(text, "mimic", beside_control(kept, anew))
     text = between(text, "mimic pairs", pairs(kept, anew))
+    text = between(text, "mixed", beside_control(kept, MIXED))
+    text = between(text, "others", beside_control(kept, OTHERS))
+    shipped = {title: kept[name]["arms"] for name, title in SHIPPED_TRIALS.items() if name in kept}
+    text = between(text, "shipped trials", table(shipped, order(shipped, 1, by="gain"), 1, ranked=False))
     text = between(text, "mimic long", beside_control(kept, MIMIC_LONG))
     tried_too = json.loads((HERE / "results" / "mimic_trials.json").read_text(encoding="utf-8"))["sets"]
     text = between(text, "mimic trials", mimic_trials(tried_too))

@@ -313,8 +313,9 @@ drawn from seeds by numpy (`tests/golden/rows.py`). Most values come from callin
 CWD, TAKD, MGD, NORM, VkD, DML, CTKD, BNM, FBNM and the nuclear norm were computed from the formula that was read in it,
 and those of SimKD by a transcript of its projector. No value was at hand for `attention_guided`, `byot`, `cosine`,
 `kdpp` and `ps_kd`; `function_matching` is `kd`. The margins of `ofd` are ours (running means of what is below 0) and
-have none; `mlkd` and `norm` differ where their pages say so. Each method's own test holds its
-formula once more in plain numpy or loops.
+have none; `mlkd` and `norm` differ where their pages say so. "FDBD default" is
+the paper's distance (`feat_loss: kl_channel`), no longer the default. Each method's own test holds its formula
+once more in plain numpy or loops.
 
 | method | golden value | reference | ours | relative error |
 |---|---|---|---|---|

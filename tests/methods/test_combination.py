@@ -67,8 +67,10 @@ def test_a_file_with_a_plus_in_its_path_is_one_method(tmp_path):
         ("kd+none", {}, "name: 'none' is the control"),
         ("kd+own/alpha.py", {}, "name: 'alpha' cannot be the name of a part"),
         ("kd+att", {}, "name: unknown method 'att'; did you mean 'at'?"),
+        ("[kd, at]", {}, "name: unknown method '[kd, at]'; several are joined with +: kd+at"),
         ("kd,at", {}, "name: unknown method 'kd,at'; several are joined with +: kd+at"),
         ("kd", {"weight": 2}, "weight: unknown setting of method 'kd'; it is for the parts of a combination"),
+        ("kd", {"at": 0.5}, "at: unknown setting of method 'kd'; several methods are a list: method: [kd, at]"),
         ("kd+at", {"temperature": 2}, "temperature: unknown setting of method 'kd+at'; it is a setting of its parts"),
         ("kd+at", {"at": {"wieght": 2}}, "at.wieght: unknown setting of method 'at'; did you mean 'weight'?"),
         ("kd+at", {"kd": {"xyz": 2}}, "kd.xyz: unknown setting of method 'kd'; allowed: weight, weights"),
@@ -99,6 +101,11 @@ def test_what_is_wrong_is_said_in_one_sentence(name, options, expected, capsys):
         assert expected in capsys.readouterr().err
 
 
+def test_a_weight_in_the_name_is_told_where_it_belongs():
+    for name in ("kd+at:0.5", "0.5*at+kd"):
+        assert "of a weight, set method.NAME.weight=0.5" in check_config(name, {})[0]
+
+
 def test_all_errors_of_all_parts_come_at_once():
     problems = check_config("kd+at", {"kd": {"x": 1, "temperature": -1}, "at": {"power": 0}, "alpha": 9})
     assert [p.partition(":")[0] for p in problems] == ["kd.x", "kd.temperature", "at.power", "alpha"]
@@ -109,6 +116,16 @@ def test_all_errors_of_all_parts_come_at_once():
 def test_lists_that_are_no_methods(block):
     with pytest.raises(ConfigError, match="method: "):
         build({"data": "x", "method": block})
+
+
+def test_a_list_and_what_stands_beside_it_do_not_contradict_each_other():
+    listed = ["kd", {"name": "at", "weight": 0.5, "power": 3}]
+    for same in ({}, {"at": {"weight": 0.5}}, {"at": {"stages": ["stage2"]}}):
+        assert build({"data": "x", "method": {"name": listed, **same}}).method.options["at"]["weight"] == 0.5
+    with pytest.raises(ConfigError, match=r"method: at\.weight is 0\.5 in the list and 2 beside it"):
+        build({"data": "x", "method": {"name": listed, "at": {"weight": 2}}})
+    with pytest.raises(ConfigError, match=r"entry 1 of the list is 'kd\+at', which is several.*\n.*\[kd, at\]"):
+        build({"data": "x", "method": ["kd+at", "sp"]})
 
 
 WORDS = st.sampled_from(["ce", "a", "b", "kd", "at"])

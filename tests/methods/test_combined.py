@@ -231,7 +231,23 @@ def test_the_denoiser_stands_still_in_eval_mode_beside_the_others():
     plain = build("fdbd")
     assert method.phase_inputs(first) == plain.phase_inputs(plain.phases()[0])
     held_out = [outputs(k, "teacher") for k in range(2)]
-    assert method.examine(first, held_out) == plain.examine(plain.phases()[0], held_out)
+    found, alone = method.examine(first, held_out), plain.examine(plain.phases()[0], held_out)
+    assert found.pop("problems") == [p.replace("method.", "method.fdbd.") for p in alone.pop("problems")]
+    assert found == alone
+
+
+def test_what_a_part_proposes_names_its_place_in_the_whole():
+    small = {"stage4": (8, 1, 1)}
+    info = pair_info()
+    info = dataclasses.replace(info, student_shapes={**info.student_shapes, **small})
+    with pytest.raises(MethodError, match=r"--set method\.at\.stages=\[stage2,stage3\]"):
+        build("kd+at", info=info)
+    with pytest.raises(MethodError, match=r"--set method\.stages=\[stage2,stage3\]"):
+        build("at", info=info)
+    whole = build("kd+fdbd")
+    teacher = [outputs(seed, "teacher") for seed in range(2)]
+    check = whole.examine(whole.phases()[0], teacher)  # a fresh denoiser cleans nothing
+    assert "method.fdbd.phase1_epochs" in " ".join(check["problems"])
 
 
 def test_a_method_that_answers_itself_is_no_part():

@@ -85,6 +85,6 @@ def test_any_two_networks(pair):
 
 def test_a_teacher_without_activation_is_refused():
     info = dataclasses.replace(info_of(CNN, WIDE), teacher_without_activation=("stage1.pre", "stage4.pre"))
-    with pytest.raises(MethodError, match=r"none follows the teacher's stage4.pre \[16, 3, 3\][\s\S]*try: .*vid"):
+    with pytest.raises(MethodError, match=r"teacher's stage4.pre \[16, 3, 3\][\s\S]*=\[stage2,stage3\], or a .*vid"):
         methods.build("ofd", info)
     assert methods.build("ofd", info, stages=["stage3"])

@@ -21,6 +21,7 @@ Departures: attention is a share of the image's mean, so that tau does not depen
     the few sure answers of a doubtful teacher do not count more for it. On mixed images teachers are less sure, and
     more is left out: see _kept in metrics.jsonl. Where sizes differ, the larger map is averaged to the smaller; tokens
     become the map of their square grid, without class token and registers.
+Reference: none at hand.
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ Departures: exits behind stage2 and stage3, because networks of three maps have 
     convolution (stride 2 where the map is larger than a pixel), batch norm, ReLU, a 1x1 convolution to the width of the
     embedding, batch norm, mean over positions and a linear classifier; the code has one such step per halving. The
     end's CE counts 1, as in the paper (the code: 0.9). KL for soft cross-entropy: the same gradient.
+Reference: none at hand.
 """
 
 from __future__ import annotations

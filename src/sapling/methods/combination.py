@@ -67,7 +67,10 @@ def wrong_parts(parts: Sequence[str]) -> list[str]:
         if count > 1 and key
     ]
     reserved = [key for key in keys if key in ("name", "info", *OF_THE_WHOLE) or "." in key]
-    problems += [f"{key!r} cannot be the name of a part: rename its file" for key in reserved]
+    problems += [
+        f"{key!r} cannot be the name of a part: rename its file, or, of a weight, set method.NAME.{WEIGHT}=0.5"
+        for key in reserved
+    ]
     return problems
 
 
@@ -232,14 +235,25 @@ def _joined(entries: Sequence[Any], block: Mapping[str, Any]) -> dict[str, Any]:
                 f"method: entry {number} of the list is {entry!r}",
                 allowed="a name, or a mapping with name, weight and settings: [kd, {name: at, weight: 0.5}]",
             )
-        settings.append((str(given["name"]).strip(), {str(k): v for k, v in given.items() if k != "name"}))
+        name = str(given["name"]).strip()
+        if len(several := split_name(name)) > 1:
+            raise ConfigError(
+                f"method: entry {number} of the list is {name!r}, which is several methods",
+                allowed=f"one method in each entry: [{', '.join(several)}]",
+            )
+        settings.append((name, {str(k): v for k, v in given.items() if k != "name"}))
     if not settings:
         raise ConfigError("method: the list is empty", allowed="one name or more, such as [kd, at]")
     if len(settings) == 1:
         return {"name": settings[0][0], **rest, **settings[0][1]}
     result = {"name": SIGN.join(name for name, _ in settings), **rest}
     for name, own in settings:
-        before = result.get(key_of(name))
-        if before is None or isinstance(before, Mapping):
-            result[key_of(name)] = {**(before or {}), **own}
+        before = result.get(key_of(name)) or {}
+        if isinstance(before, Mapping):
+            for twice in (k for k in own if k in before and own[k] != before[k]):
+                raise ConfigError(
+                    f"method: {key_of(name)}.{twice} is {own[twice]} in the list and {before[twice]} beside it",
+                    remedy="give it in one of the two places",
+                )
+            result[key_of(name)] = {**before, **own}
     return result

@@ -19,6 +19,7 @@ asks, the parts answer:
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, replace
 from inspect import getattr_static
@@ -78,7 +79,12 @@ class Combined(Method):
         start = torch.get_rng_state()
         for name, (part, settings) in self.parts_with(config).items():
             torch.set_rng_state(start)
-            self.parts[name] = part(settings, info)
+            try:
+                self.parts[name] = part(settings, info)
+            except MethodError as error:
+                raise MethodError(
+                    error.what, where=error.where, allowed=error.allowed, remedy=_placed(error.remedy or "", name)
+                ) from error
         self._weights = self._joined_weights()
         if not any(self._weights.values()):
             raise ConfigError(f"method {self.name!r}: every term has weight 0; there would be nothing to learn")
@@ -180,7 +186,11 @@ class Combined(Method):
     def examine(self, phase: Phase, teacher: Iterable[Outputs]) -> dict[str, Any]:
         """As the part does whose phase it is."""
         part, own = self._owner(phase)
-        return {} if part is None else part.examine(own, teacher)
+        if part is None:
+            return {}
+        name = next(name for name, other in self._each() if other is part)
+        found = part.examine(own, teacher)
+        return {k: [_placed(str(text), name) for text in v] if k == "problems" else v for k, v in found.items()}
 
     def observations(self) -> dict[str, Tensor]:
         """Those of all parts; a name that is taken gets the part's in front."""
@@ -318,6 +328,11 @@ def _block(name: str, part: type[Method]) -> type[BaseModel]:
     weight: Any = (float, Field(WEIGHT_SCHEMA["default"], description=WEIGHT_SCHEMA["description"], **limits))
     block: type[BaseModel] = create_model(f"{name}Block", __base__=part.Config, **{WEIGHT: weight})
     return block
+
+
+def _placed(text: str, name: str) -> str:
+    """What a part says of its settings, with the place that they have in the whole."""
+    return re.sub(r"\bmethod\.(?=\w)", f"method.{name}.", text)
 
 
 def _inside(name: str, phase: Phase) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ Defaults: all weights 1 and T = 4 are ours: the paper detects objects, and only 
 Departures: one classifier per image in place of a detector's heads, and the last map in place of a pyramid. The paper
     also compares predictions by cosine and MSE; here they are compared as in KD. Where sizes differ, the larger map is
     averaged to the smaller; tokens become the map of their square grid, without class token and registers.
+Reference: none at hand.
 """
 
 from __future__ import annotations

@@ -16,8 +16,7 @@ Formula: phase 1: L = diff + ae, diff = MSE(eps_theta(sqrt(a_t) z + sqrt(1 - a_t
 Defaults: feat_loss and its scale were chosen on dev images (docs/methods/measured.md). T = 1, all weights 1, 5 steps
     from timestep 400: the paper, DiffKD's code. Latent: half of the teacher's channels, 64 to 1,024; the paper's 1,024
     (ae_channels: 1024) widens the last map of a small teacher. Phase 1: 20 epochs or 2,000 steps, Adam, 0.001, cosine,
-    for 0.2 of it the autoencoder alone; the paper is silent on all of these. In its own table (its column DiffKD) a
-    student without a teacher is ahead.
+    for 0.2 of it the autoencoder alone; the paper is silent on all of these.
 Departures: the distance is the squared error, as in DiffKD, times 10; the paper's KL, with feat_loss kl_channel, taught
     less on dev images; of the settings tried with no other method beside it, this was the best over two sets. Where the
     paper is silent or contradicts itself, the softmax is over channels, per position (feat_loss: kl_spatial is over
@@ -28,6 +27,9 @@ Departures: the distance is the squared error, as in DiffKD, times 10; the paper
     it learns maps of the size that is compared, so a student whose map is smaller gets one of its own. alpha means the
     second phase: the first has no label term. The denoiser is checked on held-out images, and a warning printed if it
     fails.
+Reference: urban trees (the paper's own images), top-1 in %: ResNet-34 -> 18 85.10 (alone 85.86, DIST 84.23), ResNet-50
+    -> 34 86.29 (alone 86.98, DIST 85.35); the paper's second table, column DiffKD. One training on some 1,000 test
+    images shows no such differences.
 """
 
 from __future__ import annotations

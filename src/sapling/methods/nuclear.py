@@ -22,7 +22,9 @@ Departures: rows have length 1, and S is divided by its largest value: the plain
     frobenius, the root mean squared length of a row, is constant when rows have length 1, so it needs normalise false.
     Few directions are no aim in themselves: to tell K classes apart takes K - 1, so look at the effective rank that is
     logged. To keep the regulariser fixed while kd is weighed against the labels, give weights in place of alpha. As a
-    part of a combination (dist+nuclear) its base is none unless it is given.
+    part of a combination (dist+nuclear) its base is none unless it is given; beside the methods that ship parts of
+    their own (norm, simkd) it cannot stand, as no method can.
+Reference: none at hand.
 """
 
 from __future__ import annotations

@@ -90,10 +90,12 @@ class OFD(Method):
         taps = self.taps(config).teacher
         if bare := [tap for tap in taps if tap in info.teacher_without_activation]:
             shapes = ", ".join(f"{tap} {list(info.teacher_shapes[tap])}" for tap in bare)
+            others = ",".join(stage for stage, tap in zip(config.stages, taps, strict=True) if tap not in bare)
             raise MethodError(
                 f"method {self.name!r} needs maps that an activation follows, and none follows the teacher's {shapes}",
                 allowed="stages that end in an activation, as those of a ResNet do",
-                remedy="other stages (--set method.stages=[stage4]), or a method without that need: vid, reviewkd",
+                remedy=(f"--set method.stages=[{others}], or " if others else "")
+                + "a method without that need: vid, reviewkd",
             )
         self._grids = {
             tap: (

@@ -14,6 +14,7 @@ Departures: a grows with every batch, a = 0.8 t; the authors' grows with the epo
     another one), and an image that was not shown yet has its label for p. With class weights or adjusted logits both CE
     are so. The memory (N K numbers, 1 GiB at most) is part of the checkpoint. Mixed images are refused: an image has a
     past, a mixture has none.
+Reference: none at hand.
 """
 
 from __future__ import annotations

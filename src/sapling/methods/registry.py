@@ -202,7 +202,7 @@ def load_class(name: str) -> type[Method]:
 def unknown_method(name: str) -> str:
     """Say that there is no such method, with the nearest name."""
     if "," in name:
-        joined = SIGN.join(part.strip() for part in name.split(","))
+        joined = SIGN.join(part.strip() for part in name.strip("[]").split(","))
         return f"unknown method {name!r}; several are joined with {SIGN}: {joined}"
     return f"unknown method {name!r}; {nearest(name, names())}".rstrip("; ")
 

@@ -71,6 +71,8 @@ def check_options(described: Mapping[str, Any], options: Mapping[str, Any], also
             problems += _check(str(key), value, fields[key])
         else:
             hint = nearest(str(key), (*also, *fields)) or f"allowed: {', '.join((*also, *fields))}"
+            if key in names():
+                hint = f"several methods are a list: method: [{described['name']}, {key}], or --method A+B"
             if key == WEIGHT:
                 hint = "it is for the parts of a combination; of one method give alpha or weights"
             problems.append(f"{key}: unknown setting of method {described['name']!r}; {hint}")
