@@ -43,6 +43,7 @@ from sapling.types import Teacher
 from sapling.workflows.passes import (
     TEACHER_STREAM,
     Machine,
+    as_shipped,
     groups_of,
     logits_of,
     make_member,
@@ -223,7 +224,7 @@ def one_pass(
     clock = train(members, data, machine, epochs, heard)
     for member in members:
         target = place / f"{member.name}.npz"
-        found = answers(member.student, data, config, machine)
+        found = answers(as_shipped(member), data, config, machine)
         if member.name == CONTROL and target.exists():
             if not np.array_equal(found, np.load(target)["logits"]):
                 raise RunError("the control is not the one of the first call", where=str(target))
