@@ -167,11 +167,14 @@ def test_distill_prints_the_verdict_and_the_places(run, photos, tmp_path):
 def test_a_finished_run_says_that_images_were_added_since(tmp_path):
     from sapling.cli_train import _finished_before
 
-    assert _finished_before(tmp_path, 5) is None  # nothing is finished here
+    assert _finished_before(tmp_path, 5, "distill:x") is None  # nothing is finished here
     (tmp_path / "results.json").write_text("{}")
     (tmp_path / "data.json").write_text('{"num_images": 4, "skipped": [{"image": "a", "reason": "b"}]}')
-    assert _finished_before(tmp_path, 5).startswith("this run is finished")
-    assert "have 6 images now and had 5" in _finished_before(tmp_path, 6)
+    assert _finished_before(tmp_path, 5, "distill:x") is None
+    (tmp_path / "config.yaml").write_text("fingerprint: distill:x\n")
+    assert _finished_before(tmp_path, 5, "distill:x").startswith("this run is finished")
+    assert "have 6 images now and had 5" in _finished_before(tmp_path, 6, "distill:x")
+    assert _finished_before(tmp_path, 5, "distill:y") is None  # refused a little later
 
 
 def test_views_and_mixing_are_settings_of_a_run(run, photos, tmp_path):

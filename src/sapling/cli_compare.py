@@ -23,7 +23,7 @@ def compare(
         typer.Option(help="Let this differ: student, teacher, budget, recipe or seeds; may be repeated."),
     ] = None,
     output: Annotated[
-        str | None, typer.Option("-o", "--output", help="Folder or .html file (runs/compare-<methods>).")
+        str | None, typer.Option("-o", "--output", help="Folder or .html file (runs/compare-<run>-<run>).")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -94,11 +94,14 @@ def print_comparison(found: Comparison) -> None:
     console.print(table)
     table = new_table(("method less method", "left"), *columns[2:], ("p (Holm)", "right"), (of, "left"))
     for pair in found.pairs:
-        v = pair.verdict
-        span = f"{100 * v.low:+.1f} to {100 * v.high:+.1f}"
-        name = f"{printable(pair.second)} less {printable(pair.first)}"
-        said = outcome_words(pair.outcome, num_seeds)
-        table.add_row(Text(name), f"{100 * v.difference:+.2f}", span, f"{pair.p_adjusted:.3f}", said)
+        v, names = pair.verdict, (pair.second, pair.first)
+        mean, low, high, outcome = v.difference, v.low, v.high, pair.outcome
+        if mean < 0:  # as on the page: the better one first
+            mean, low, high, names = -mean, -high, -low, (pair.first, pair.second)
+            outcome = "better" if outcome == "worse" else outcome
+        said, name = outcome_words(outcome, num_seeds), " less ".join(map(printable, names))
+        span = f"{100 * low:+.1f} to {100 * high:+.1f}"
+        table.add_row(Text(name), f"{100 * mean:+.2f}", span, f"{pair.p_adjusted:.3f}", said)
     console.print(table)
     if found.controls.are_one:
         console.print(Text(printable(found.controls.statement), style="dim"))

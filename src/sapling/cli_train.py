@@ -253,7 +253,7 @@ def _settings(
 
 def _run(task: str, blocks: dict[str, Any], *, dry_run: bool, quiet: bool, where: str = "settings") -> None:
     from sapling.config import build
-    from sapling.record import refuse_foreign_folder, run_folder
+    from sapling.record import refuse_foreign_folder, run_folder, stamp_of
     from sapling.trackers import check_trackers
 
     config: RunConfig = build(blocks, where=where)
@@ -292,7 +292,7 @@ def _run(task: str, blocks: dict[str, Any], *, dry_run: bool, quiet: bool, where
 
         print_plan(plan(config, task=task, screen=screen))
         return
-    if (note := _finished_before(Path(folder), len(source.items))) is not None:
+    if (note := _finished_before(Path(folder), len(source.items), stamp_of(config, task))) is not None:
         screen.say(note)
     if task == "train":
         from sapling.workflows.train import train as work
@@ -301,11 +301,14 @@ def _run(task: str, blocks: dict[str, Any], *, dry_run: bool, quiet: bool, where
     print_result(work(config, screen=screen))
 
 
-def _finished_before(folder: Path, num_images: int) -> str | None:
+def _finished_before(folder: Path, num_images: int, stamp: str) -> str | None:
     """Say that a run is finished and its result printed again; and when there are more or fewer images by now."""
     if not (folder / "results.json").is_file() or not (folder / "data.json").is_file():
         return None
-    from sapling.record import read_json
+    from sapling.record import has_stamp, read_json
+
+    if not has_stamp(folder, stamp):  # of other settings, which is refused
+        return None
 
     card = read_json(folder / "data.json")
     before = int(card.get("num_images", 0)) + len(card.get("skipped") or ())

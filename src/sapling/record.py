@@ -310,12 +310,15 @@ def free_folder(base: str, config: RunConfig, task: str) -> str:
         names = {p.name for p in folder.iterdir() if not p.name.startswith(".")} if folder.is_dir() else set()
         if not folder.exists() or names <= FIRST_FILES:
             break
-        config_file = folder / "config.yaml"
-        if config_file.is_file() and f"fingerprint: {stamp_of(config, task)}\n" in config_file.read_text(
-            errors="replace"
-        ):
+        if has_stamp(folder, stamp_of(config, task)):
             break
     return str(folder)
+
+
+def has_stamp(folder: Path, stamp: str) -> bool:
+    """Whether a folder holds the run of this stamp, see :func:`stamp_of`."""
+    file = folder / "config.yaml"
+    return file.is_file() and f"fingerprint: {stamp}\n" in file.read_text(errors="replace")
 
 
 def run_folder(config: RunConfig, task: str) -> str:

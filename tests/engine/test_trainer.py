@@ -8,7 +8,7 @@ import torch
 from sapling.engine import checkpoint
 from sapling.engine.checkpoint import numeric_environment
 from sapling.engine.trainer import fit
-from sapling.errors import RunError, TrainingError
+from sapling.errors import MethodError, RunError, TrainingError
 from tests.engine.conftest import NUM
 
 
@@ -245,3 +245,13 @@ def test_losses_are_float32_under_bf16(data, make_member, teacher, settings):
     member.method.forward = spy
     fit([member], data, settings(1, bf16=True), teacher=teacher)
     assert set(kinds) == {torch.float32}
+
+
+def test_an_error_in_a_method_of_ones_own_names_its_line(data, make_member, teacher, settings, tmp_path):
+    path = tmp_path / "wrong.py"
+    path.write_text(
+        "from sapling.methods import Method\n\n\nclass Wrong(Method):\n    terms = ('ce', 'x')\n\n"
+        "    def forward(self, student, teacher, batch, step):\n        return {'ce': student.nothing}\n"
+    )
+    with pytest.raises(MethodError, match=r"wrong\.py failed in forward: AttributeError[\s\S]*wrong\.py, line 8"):
+        fit([make_member("a", str(path))], data, settings(), teacher=teacher)

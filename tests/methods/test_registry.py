@@ -9,8 +9,8 @@ from sapling import methods
 from sapling.errors import ConfigError, MethodError
 from sapling.methods import generate, registry
 from sapling.methods.describe import MEASURED, describe, parse_docstring
-from sapling.types import PairInfo
-from tests.methods.toys import HINT, pair_info, write_toy
+from sapling.types import PairInfo, Step
+from tests.methods.toys import HINT, batch, outputs, pair_info, write_toy
 
 
 def test_the_catalogue_is_current():
@@ -88,7 +88,6 @@ def test_two_files_of_one_name_stay_apart(tmp_path):
         ("x = 1", "0 methods are defined"),
         ("import nothing_of_this_name", "cannot be imported"),
         ("def f(:", "cannot be imported"),
-        (HINT.replace("Year: none\n", ""), "no line 'Year"),
         (HINT.replace('terms = ("ce", "hint")', "terms = ()"), "terms must be"),
         (HINT.replace('terms = ("ce", "hint")', 'terms = ("hint", "ce")'), "must be the first"),
         (HINT.replace("scales = {", 'scales = {"hnt": 1.0, '), "no terms beside"),
@@ -101,6 +100,35 @@ def test_incomplete_files_are_refused(tmp_path, text, message):
     path = tmp_path / "mine.py"
     path.write_text(text)
     with pytest.raises(MethodError, match=message):
+        methods.build(str(path), pair_info())
+
+
+def test_a_file_of_ones_own_need_not_explain_itself(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(HINT.replace("Year: none\n", ""))
+    assert registry.entry(str(path))["year"] is None
+    bare = HINT[HINT.index('"""', 3) + 3 :]
+    path = tmp_path / "bare.py"
+    path.write_text(bare)
+    described = registry.entry(str(path))
+    assert (described["title"], described["paper"]) == ("bare, a method of one's own", "not said")
+    assert methods.build(str(path), pair_info()).terms == ("ce", "hint")
+
+
+def test_an_error_in_a_file_of_ones_own_names_its_line(tmp_path):
+    path = tmp_path / "wrong.py"
+    path.write_text(HINT.replace("self.projector(", "self.projectr("))
+    method = methods.build(str(path), pair_info())
+    message = r"the method wrong\.py failed in forward: AttributeError[\s\S]*wrong\.py, line \d+"
+    with pytest.raises(MethodError, match=message) as error, registry.explained():
+        method(outputs(1, "student"), outputs(2, "teacher"), batch(), Step(terms=("ce", "hint")))
+    line = int(str(error.value).rpartition("line ")[2])
+    assert "self.projectr(" in path.read_text().splitlines()[line - 1]
+    with pytest.raises(ZeroDivisionError), registry.explained():  # no frame of such a file: a fault of ours stays one
+        1 / 0  # noqa: B018
+    path = tmp_path / "other.py"
+    path.write_text(HINT.replace("super().__init__(config, info)", "super().__init__(config, nothing)"))
+    with pytest.raises(MethodError, match=r"other\.py failed in __init__: NameError"):
         methods.build(str(path), pair_info())
 
 

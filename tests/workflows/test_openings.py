@@ -137,6 +137,14 @@ def test_another_split_comes_with_another_teacher(photos, tmp_path):
     config = build({"data": {"source": str(photos)}, "teacher": str(tmp_path / "x"), "student": "cnn3"})
     known = {"origin": "given", "trained_on": [{"seen": {"val": 0, "test": 0}}]}
     assert "train it anew: --teacher wrn_16_2 in place of" in caution(opened, data, config, known, again)
+    for architecture, named in (
+        ("sapling_resnet20", "resnet20"),
+        ("resnet18, resnet18", "wrn_16_2"),
+        ("mine", "wrn_16_2"),
+    ):
+        assert f"anew: --teacher {named} in" in caution(
+            opened, data, config, {**known, "architecture": architecture}, again
+        )
     unknown = caution(opened, data, config, {"origin": "given"}, again)
     assert "draws others, which must not be training images of the teacher." in unknown
     opened["before"] = 0

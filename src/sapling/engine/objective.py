@@ -46,7 +46,10 @@ def weighted_sum(terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> T
     total: Tensor | None = None
     for name in active_terms(weights):
         if name not in terms:
-            raise MethodError(f"the method gave no term {name!r}", allowed=", ".join(weights))
+            raise MethodError(
+                f"the method's forward gave no term {name!r}, which its class declares in terms",
+                where=f"it gave {', '.join(terms) or 'none'}",
+            )
         term = terms[name]
         if term.dim() != 0:
             raise MethodError(f"term {name!r} has the shape {tuple(term.shape)}", allowed="a scalar")

@@ -27,6 +27,7 @@ from sapling.engine.plan import Stretch, stretches
 from sapling.engine.prefetch import ahead
 from sapling.errors import RunError, TrainingError
 from sapling.methods.base import Method
+from sapling.methods.registry import explained
 from sapling.models.tapped import TappedModel
 from sapling.types import Batch, Outputs, Step, Teacher
 
@@ -281,7 +282,8 @@ def _train_step(
         group["lr"] = learning_rate(member.optim, number) * group.get("lr_scale", 1.0)
     with autocast(settings.device, bf16=settings.bf16):
         student = member.student(batch.images)
-    terms = member.method(student, target, batch, step)
+    with explained():
+        terms = member.method(student, target, batch, step)
     loss = weighted_sum(terms, member.active)
     norms = term_norms(terms, member.active, member.student) if pull is not None and len(member.terms) > 1 else {}
     member.optimizer.zero_grad(set_to_none=True)

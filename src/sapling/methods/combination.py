@@ -31,6 +31,8 @@ WEIGHT_SCHEMA: dict[str, Any] = {
 OF_THE_WHOLE = ("weights", "alpha")
 TEACHERS_ANSWERS = ("kd", "tckd", "nckd")
 """Names of terms that are the KL divergence to the teacher's softened answers, whole or taken apart."""
+OWN_FILES = "sapling_method_files"
+"""Package that methods of a user's own files are imported into."""
 CONTROL = "none"
 DEFAULT_METHOD = "dist"
 """What a run takes that names no method: better than its control on test images of three sets (README, Limits)."""

@@ -84,8 +84,9 @@ def judge_branch(name: str, measured: Mapping[str, Any]) -> list[str]:
     problems = []
     r2 = measured.get("ae_r2")
     if r2 is not None and not r2 >= LEAST_R2:
+        amount = f"nothing (R2 {r2:.2f})" if r2 <= 0 else f"{r2:.2f}"
         problems.append(
-            f"The autoencoder of branch {name!r} explains {r2:.2f} of the teacher's feature on held-out images "
+            f"The autoencoder of branch {name!r} explains {amount} of the teacher's feature on held-out images "
             f"(wanted: {LEAST_R2} or more). Remedy: a larger method.ae_channels, or a longer method.phase1_epochs."
         )
     if "cosine_after" not in measured:

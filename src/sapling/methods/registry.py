@@ -10,19 +10,29 @@ is a method, too. Names joined with ``+`` are a method made of these (see ``comb
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import importlib.util
 import json
 import sys
-from collections.abc import Mapping
+import traceback
+from collections.abc import Iterator, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from types import ModuleType
+from types import FrameType, ModuleType
 from typing import TYPE_CHECKING, Any
 
-from sapling.errors import ConfigError, MethodError, nearest
-from sapling.methods.combination import SIGN, check_parts, check_ships_nothing, describe_combination, key_of, split_name
+from sapling.errors import ConfigError, MethodError, SaplingError, nearest
+from sapling.methods.combination import (
+    OWN_FILES,
+    SIGN,
+    check_parts,
+    check_ships_nothing,
+    describe_combination,
+    key_of,
+    split_name,
+)
 
 if TYPE_CHECKING:
     from sapling.methods.base import Method, MethodConfig, Requires
@@ -114,7 +124,31 @@ def build(name: str, info: PairInfo, **config: Any) -> Method:
                 f"method {name!r} needs the {side}'s {', '.join(missing)}, which is not tapped",
                 allowed=", ".join(shapes) or "no features of this network are tapped",
             )
-    return method(settings, info)
+    with explained():
+        return method(settings, info)
+
+
+@contextlib.contextmanager
+def explained() -> Iterator[None]:
+    """An error inside a method of one's own file becomes one that names file and line; all others are left alone."""
+    try:
+        yield
+    except SaplingError:
+        raise
+    except Exception as error:  # whatever somebody's own code raises
+        own = [(frame, line) for frame, line in traceback.walk_tb(error.__traceback__) if _is_own(frame)]
+        if not own:
+            raise
+        frame, line = own[-1]
+        file = frame.f_code.co_filename
+        raise MethodError(
+            f"the method {Path(file).name} failed in {frame.f_code.co_name}: {type(error).__name__}: {error}",
+            where=f"{file}, line {line}",
+        ) from error
+
+
+def _is_own(frame: FrameType) -> bool:
+    return str(frame.f_globals.get("__name__", "")).startswith(f"{OWN_FILES}.")
 
 
 def taps(name: str, **config: Any) -> Taps:
@@ -251,7 +285,7 @@ def _import_file(path: Path) -> ModuleType:
     if not path.is_file():
         raise MethodError(f"there is no file {str(path)!r}", allowed="a .py file that defines one method")
     path = path.resolve()
-    module_name = f"sapling_method_files.{path.stem}"
+    module_name = f"{OWN_FILES}.{path.stem}"
     known = sys.modules.get(module_name)
     if known is not None and known.__file__ == str(path):
         return known

@@ -92,5 +92,6 @@ def _note(measured: Mapping[str, Any]) -> str:
     if (count := number(measured.get("num_images"))) is not None:
         parts.append(f"Measured on {count:,.0f} validation images".replace(",", "\u202f"))
     if (r2 := number(measured.get("ae_r2"))) is not None:
-        parts.append(f"the autoencoder explains {wording.share(r2)} of the teacher's feature")
+        amount = f"explains {wording.share(r2)}" if r2 > 0 else "explains nothing"
+        parts.append(f"the autoencoder {amount} of the teacher's feature")
     return "; ".join(parts) + "." if parts else ""

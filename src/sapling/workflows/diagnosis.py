@@ -25,6 +25,7 @@ from sapling.evaluation.metrics import classification_metrics
 from sapling.models.tapped import TappedModel
 from sapling.record import Run
 from sapling.workflows.gate import NUM_TRAIN_IMAGES, answers_of, some
+from sapling.workflows.networks import is_given
 from sapling.workflows.passes import Machine, load_trained, logits_of
 from sapling.workflows.phases import phase_results
 from sapling.workflows.remedies import Remedy, next_command, remedy_for, softening_part, without_finding
@@ -190,6 +191,7 @@ def diagnosis(
         acceptance=acceptance_of(run),
         endless_seeds=verdict["detectable"]["endless_seeds"],
         is_cut=is_cut,
+        is_given=is_given(run.config.teacher.model),
     )
     result: dict[str, Any] = {"measured": measured.as_dict(), "not_looked_at": not_looked_at(measured)}
     is_taught = methods.requires(run.config.method.name, **run.config.method.options).teacher

@@ -163,7 +163,10 @@ def cost(results: Mapping[str, Any], run: Run) -> dict[str, float]:
     teacher = float(results["teacher"]["seconds"])
     phases = {k: float(v["seconds"]) for k, v in results.get("phases", {}).items()}
     total = teacher + students + forward + other + sum(phases.values())
-    run.log(f"cost: teacher {duration(teacher)}, its answers {duration(forward)}, students {duration(students)}")
+    before = f"before the students {duration(sum(phases.values()))}, " if phases else ""
+    run.log(
+        f"cost: teacher {duration(teacher)}, its answers {duration(forward)}, {before}students {duration(students)}"
+    )
     return {
         "teacher_seconds": round(teacher, 3),
         "teacher_forward_seconds": round(forward, 3),

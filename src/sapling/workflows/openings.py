@@ -65,5 +65,5 @@ def _with_teacher(config: RunConfig, img_size: int, card: Mapping[str, Any], rem
         return ""
     if card.get("origin") == "given" and not card.get("trained_on"):
         return ", which must not be training images of the teacher"
-    anew = shlex.join(teacher_anew(config, img_size))
+    anew = shlex.join(teacher_anew(config, img_size, card.get("architecture")))
     return f"; this teacher was trained on some of them, so train it anew: {anew} in place of the --teacher proposed"

@@ -15,6 +15,7 @@ from sapling.evaluation.diagnosis import Finding, fits_validation_only
 from sapling.evaluation.measured import Measured
 from sapling.methods.combination import split_name
 from sapling.methods.diffusion_settings import DiffusionConfig
+from sapling.models.build import list_models, public_name
 from sapling.models.sizes import check_size
 from sapling.workflows.conflicts import mixed_by
 from sapling.workflows.networks import OF_TRAINING, TRAINED_HERE, is_given, parts_of
@@ -96,10 +97,14 @@ def next_command(remedy: Remedy, config: RunConfig, folder: Path, suffix: str) -
     return command_of(changed(config, changes))
 
 
-def teacher_anew(config: RunConfig, img_size: int) -> list[str]:
-    """The flags that train a teacher: that of this run, or one in place of a network that was given."""
+def teacher_anew(config: RunConfig, img_size: int, architecture: str | None) -> list[str]:
+    """The flags that train a teacher: that of this run, or in place of a given one another of its ``architecture``."""
     if is_given(config.teacher.model):
-        config = changed(config, {**_no_given_teacher(), "teacher.model": _new_teacher(config, img_size)})
+        # of several networks, or of one that only its file describes, there is no name
+        name = public_name(architecture or "")
+        if name not in list_models(name):
+            name = _new_teacher(config, img_size)
+        config = changed(config, {**_no_given_teacher(), "teacher.model": name})
     return flags_of(config, "teacher.")
 
 
