@@ -64,7 +64,7 @@ def order(found: dict[str, Rows], most: int, by: str = "mean_rank") -> list[str]
         values = [rows[arm][by] for rows in found.values() if arm in rows and len(rows[arm]["seeds"]) >= most]
         return -len(values), mean(values) if by == "mean_rank" else -mean(values)
 
-    return sorted(arms, key=key)
+    return sorted(sorted(arms), key=key)
 
 
 def draw(found: dict[str, Rows], arms: list[str], most: int) -> None:

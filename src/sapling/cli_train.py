@@ -264,7 +264,7 @@ def _run(task: str, blocks: dict[str, Any], *, dry_run: bool, quiet: bool, where
     if not dry_run:
         usual = config.default_folder(task)
         numbered = config.output.folder is None and folder != usual
-        screen.say(f"sapling {task}: {d.source} -> {folder}" + f" ({usual} holds a run of other settings)" * numbered)
+        screen.say(f"sapling {task}: {d.source} -> {folder}" + f" ({usual} is taken)" * numbered)
     # below the first line, because these bring numpy and Pillow
     from sapling.data.broken import most_skipped
     from sapling.data.groups import with_groups

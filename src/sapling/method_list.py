@@ -40,7 +40,7 @@ def show_methods(name: str | None, *, as_json: bool) -> None:
     from sapling.methods.registry import catalogue, entry, unknown_method
 
     entries = catalogue()
-    if name is not None and ("+" in name or name.endswith(".py")):
+    if name is not None and ("+" in name or (name.endswith(".py") and "," not in name)):
         entries[name] = entry(name)
     if name is not None and name not in entries:
         raise UsageError(unknown_method(name), allowed=", ".join(entries))

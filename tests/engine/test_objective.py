@@ -33,6 +33,11 @@ def test_missing_and_shapeless_terms_are_refused():
         weighted_sum({"ce": torch.tensor(1.0)}, {"ce": 1.0, "kd": 1.0})
     with pytest.raises(MethodError, match="shape"):
         weighted_sum({"ce": torch.ones(2)}, {"ce": 1.0})
+    with pytest.raises(MethodError, match=r"no term 'kd', .*; it gave ce, kdd"):
+        weighted_sum({"ce": torch.tensor(1.0), "kdd": torch.tensor(1.0)}, {"ce": 1.0, "kd": 1.0})
+    for wrong, message in ((None, "gave NoneType"), ([], "gave list"), ({"ce": 1.0}, "term 'ce' is float")):
+        with pytest.raises(MethodError, match=message):
+            weighted_sum(wrong, {"ce": 1.0})
     with pytest.raises(MethodError, match="nothing to learn"):
         weighted_sum({"ce": torch.tensor(1.0)}, {"ce": 0.0})
 

@@ -164,7 +164,7 @@ def test_a_teacher_that_was_trained_here_does_not_contradict_its_own_labels():
     lost = replace(GOOD, right=0.25, confidence=0.7, renamed=0.3)
     sure = replace(HEALTHY, gap=-0.3, teacher_train=lost, teacher_val=lost)
     assert names(sure)[0] == "labels"
-    assert "labels" not in names(replace(sure, is_given=False))
-    assert names(replace(sure, is_given=False))[0] == "weak_teacher"
-    renamed = replace(sure, is_given=False, teacher_train=replace(sure.teacher_train, renamed=0.9))
+    assert "labels" not in names(replace(sure, is_foreign=False))
+    assert names(replace(sure, is_foreign=False))[0] == "weak_teacher"
+    renamed = replace(sure, is_foreign=False, teacher_train=replace(sure.teacher_train, renamed=0.9))
     assert names(renamed)[0] == "labels"

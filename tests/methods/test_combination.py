@@ -124,6 +124,13 @@ def test_a_list_and_what_stands_beside_it_do_not_contradict_each_other():
         assert build({"data": "x", "method": {"name": listed, **same}}).method.options["at"]["weight"] == 0.5
     with pytest.raises(ConfigError, match=r"method: at\.weight is 0\.5 in the list and 2 beside it"):
         build({"data": "x", "method": {"name": listed, "at": {"weight": 2}}})
+    with pytest.raises(ConfigError, match=r"method: temperature is 2 in the list and 3 beside it"):
+        build({"data": "x", "method": {"name": [{"name": "kd", "temperature": 2}], "temperature": 3}})
+    for no_mapping in (0, False, "", []):
+        with pytest.raises(ConfigError, match=r"method\.at: .* is not allowed"):
+            build({"data": "x", "method": {"name": listed, "at": no_mapping}})
+    with pytest.raises(ConfigError, match="'at' stands there 2 times"):
+        build({"data": "x", "method": [{"name": "at", "power": 2}, {"name": "at", "power": 3}]})
     with pytest.raises(ConfigError, match=r"entry 1 of the list is 'kd\+at', which is several.*\n.*\[kd, at\]"):
         build({"data": "x", "method": ["kd+at", "sp"]})
 

@@ -9,6 +9,7 @@ from sapling import methods
 from sapling.errors import ConfigError, MethodError
 from sapling.methods import generate, registry
 from sapling.methods.describe import MEASURED, describe, parse_docstring
+from sapling.methods.own import explained
 from sapling.types import PairInfo, Step
 from tests.methods.toys import HINT, batch, outputs, pair_info, write_toy
 
@@ -93,6 +94,8 @@ def test_two_files_of_one_name_stay_apart(tmp_path):
         (HINT.replace("scales = {", 'scales = {"hnt": 1.0, '), "no terms beside"),
         (HINT.replace(', description="which map"', ""), "'stage' of its Config has no description"),
         (HINT.replace("def forward(", "def forwards("), "no forward"),
+        (HINT.replace("teacher, batch, step)", "teacher, batch)"), "forward does not take"),
+        (HINT.replace("return Taps(student", "return Tap(student"), r"mine.py failed in taps: NameError"),
         (HINT.replace('Field("stage4", ', "Field("), "fields without a default: stage"),
     ],
 )
@@ -111,7 +114,7 @@ def test_a_file_of_ones_own_need_not_explain_itself(tmp_path):
     path = tmp_path / "bare.py"
     path.write_text(bare)
     described = registry.entry(str(path))
-    assert (described["title"], described["paper"]) == ("bare, a method of one's own", "not said")
+    assert (described["title"], described["paper"]) == ("bare, a method of one's own", "")
     assert methods.build(str(path), pair_info()).terms == ("ce", "hint")
 
 
@@ -120,11 +123,11 @@ def test_an_error_in_a_file_of_ones_own_names_its_line(tmp_path):
     path.write_text(HINT.replace("self.projector(", "self.projectr("))
     method = methods.build(str(path), pair_info())
     message = r"the method wrong\.py failed in forward: AttributeError[\s\S]*wrong\.py, line \d+"
-    with pytest.raises(MethodError, match=message) as error, registry.explained():
+    with pytest.raises(MethodError, match=message) as error, explained():
         method(outputs(1, "student"), outputs(2, "teacher"), batch(), Step(terms=("ce", "hint")))
     line = int(str(error.value).rpartition("line ")[2])
     assert "self.projectr(" in path.read_text().splitlines()[line - 1]
-    with pytest.raises(ZeroDivisionError), registry.explained():  # no frame of such a file: a fault of ours stays one
+    with pytest.raises(ZeroDivisionError), explained():  # no frame of such a file: a fault of ours stays one
         1 / 0  # noqa: B018
     path = tmp_path / "other.py"
     path.write_text(HINT.replace("super().__init__(config, info)", "super().__init__(config, nothing)"))

@@ -366,7 +366,7 @@ def test_wrong_calls(photos, finished_run, tmp_path, call):
     assert "sapling train" in err
     code, _, err = call("cache", "verify", finished_run.folder)
     assert code == 2
-    assert "keeps no answers of a teacher: it asked for each batch, because" in err
+    assert "keeps no answers of a teacher: " in err
     code, _, err = call("cache", "build", finished_run.folder, "--method", "kd")
     assert code == 2
     code, _, err = call("cache", "build")

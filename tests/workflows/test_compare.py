@@ -351,3 +351,20 @@ def test_comparing_needs_no_torch(two, tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_terminal_names_the_better_of_two_methods_first(tmp_path, capsys):
+    runs = [store_run(tmp_path / "kd", gain=0.3), store_run(tmp_path / "dkd", method="dkd", gain=-0.1)]
+    lines = []
+    for given in (runs, runs[::-1]):
+        assert main(["compare", *map(str, given), "-o", str(tmp_path / "out")]) == 0
+        (line,) = (
+            line for line in capsys.readouterr().out.splitlines() if " less " in line and "method less" not in line
+        )
+        lines.append(line.split())
+    assert lines[0] == lines[1]
+    assert lines[0][:3] == ["kd", "less", "dkd"]
+    gain, low, high = (float(lines[0][k]) for k in (3, 4, 6))
+    assert low < gain < high
+    assert gain > 0
+    assert "better" in lines[0]

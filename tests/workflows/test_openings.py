@@ -17,7 +17,7 @@ from sapling.report.details import looks_at_test
 from sapling.report.diagnosis import terminal_lines
 from sapling.tables import print_result
 from sapling.workflows.openings import caution
-from sapling.workflows.remedies import Remedy, remedy_for
+from sapling.workflows.remedies import Remedy, next_command, remedy_for
 from tests.conftest import SMALL_RUN, write_images
 from tests.evaluation.test_diagnosis import HEALTHY
 
@@ -173,20 +173,28 @@ def test_where_no_number_of_seeds_could_show_it_more_images_are_tested(tmp_path)
     assert finding.measured.endswith("No number of seeds would bring that below about 5.0 points.")
     config = build({"data": "x", "teacher": "resnet18"})
     remedy = remedy_for(finding, few, config)
-    assert remedy.changes == {"data.test_share": 0.23}  # 0.15 (5 / 4)^2
+    assert remedy.changes == {"data.test_share": 0.26}  # 0.15 (5 / 4)^2, and a tenth
     assert not remedy.keeps_teacher  # it was trained on some of the images that are drawn
-    assert remedy.text.startswith("Test on more images: 23% of all, in place of 15%.")
-    most = remedy_for(finding, replace(few, gap=0.001), config)
-    assert most.changes == {"data.test_share": 0.4}
+    assert remedy.text.startswith("Test on 26% of all images: with 15% no number of seeds")
+    assert "train.num_seeds" in remedy_for(finding, replace(few, endless_seeds=0.03), config).changes
     tested = build({"data": {"source": "x", "test_share": 0.4}, "teacher": "resnet18"})
+    crowded = build({"data": {"source": "x", "val_share": 0.6}, "teacher": "resnet18"})
     given = build({"data": "x", "teacher": str(tmp_path)})
     for measured, settings in (
-        (replace(few, endless_seeds=0.03), config),
+        (replace(few, gap=0.001), config),
         (replace(few, is_cut=False), config),
         (few, given),
         (few, tested),
+        (few, crowded),
     ):
-        assert "train.num_seeds" in remedy_for(finding, measured, settings).changes
+        remedy = remedy_for(finding, measured, settings)
+        assert remedy.text.startswith("More test images, or a teacher with a larger lead")
+        assert next_command(remedy, settings, tmp_path, "x") == ""
+    shown = {
+        "comparison": {"verdict": {"outcome": "no difference shown"}},
+        "diagnosis": {"findings": [{"title": "T", "measured": "m.", "remedy": remedy.text, "command": ""}]},
+    }
+    assert [label for label, _ in terminal_lines(shown)] == ["perhaps", "next"]
 
 
 @pytest.mark.parametrize("broken", [{"this_run": "x", "before": []}, {"this_run": -1, "before": 1}, {"before": 2}])

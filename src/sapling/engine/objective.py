@@ -41,16 +41,20 @@ def weighted_sum(terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> T
     """``sum_k weights[k] * terms[k]`` over the active terms, a scalar.
 
     Raises:
-        MethodError: the method left out an active term, or gave one that is no scalar.
+        MethodError: the method gave no mapping, left out an active term, or gave one that is no scalar tensor.
     """
+    if not isinstance(terms, Mapping):
+        raise MethodError(f"the method's forward gave {type(terms).__name__}", allowed="a dict: term to scalar tensor")
     total: Tensor | None = None
     for name in active_terms(weights):
         if name not in terms:
             raise MethodError(
-                f"the method's forward gave no term {name!r}, which its class declares in terms",
-                where=f"it gave {', '.join(terms) or 'none'}",
+                f"the method's forward gave no term {name!r}, which its class declares in terms; it gave "
+                + (", ".join(map(str, terms)) or "none")
             )
         term = terms[name]
+        if not isinstance(term, Tensor):
+            raise MethodError(f"term {name!r} is {type(term).__name__}", allowed="a tensor, a scalar")
         if term.dim() != 0:
             raise MethodError(f"term {name!r} has the shape {tuple(term.shape)}", allowed="a scalar")
         part = term if weights[name] == 1 else term * weights[name]

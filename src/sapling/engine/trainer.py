@@ -27,7 +27,7 @@ from sapling.engine.plan import Stretch, stretches
 from sapling.engine.prefetch import ahead
 from sapling.errors import RunError, TrainingError
 from sapling.methods.base import Method
-from sapling.methods.registry import explained
+from sapling.methods.own import explained
 from sapling.models.tapped import TappedModel
 from sapling.types import Batch, Outputs, Step, Teacher
 
@@ -121,6 +121,7 @@ Evaluate = Callable[[Member], Mapping[str, Any]]
 Report = Callable[[list[dict[str, Any]]], None]
 
 
+@explained()
 def fit(
     members: Sequence[Member],
     data: TrainData,
@@ -282,8 +283,7 @@ def _train_step(
         group["lr"] = learning_rate(member.optim, number) * group.get("lr_scale", 1.0)
     with autocast(settings.device, bf16=settings.bf16):
         student = member.student(batch.images)
-    with explained():
-        terms = member.method(student, target, batch, step)
+    terms = member.method(student, target, batch, step)
     loss = weighted_sum(terms, member.active)
     norms = term_norms(terms, member.active, member.student) if pull is not None and len(member.terms) > 1 else {}
     member.optimizer.zero_grad(set_to_none=True)

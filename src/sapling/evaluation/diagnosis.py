@@ -80,7 +80,7 @@ def _labels(m: Measured) -> Finding | None:
     chance = 3 * _error(train)  # three standard errors: a few images must not look like wrong labels
     if train.renamed is not None and train.renamed >= max(train.right + RENAMED, 0.5):
         seen += f"; with its classes in another order it would be right on {_share(train.renamed)}"
-    elif not m.is_given or train.confidence - train.right < max(CONTRADICTS, chance):
+    elif not m.is_foreign or train.confidence - train.right < max(CONTRADICTS, chance):
         if not fits_validation_only(m):
             return None
         seen = (

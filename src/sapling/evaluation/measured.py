@@ -55,7 +55,8 @@ class Measured:
         acceptance: what a denoiser's own check says: ``passed``, and what else it recorded; None without one.
         endless_seeds: the difference that these test images could show with any number of seeds; None where unknown.
         is_cut: whether the test images were cut from the data by this run's settings.
-        is_given: whether the teacher was given; one that was trained here has learned these labels.
+        is_foreign: whether the teacher comes from elsewhere; one of this run or another on these images has learned
+            these labels.
     """
 
     outcome: str
@@ -83,7 +84,7 @@ class Measured:
     acceptance: Mapping[str, Any] | None = None
     endless_seeds: float | None = None
     is_cut: bool = False
-    is_given: bool = True
+    is_foreign: bool = True
 
     @property
     def lacks_test_images(self) -> bool:

@@ -31,8 +31,6 @@ WEIGHT_SCHEMA: dict[str, Any] = {
 OF_THE_WHOLE = ("weights", "alpha")
 TEACHERS_ANSWERS = ("kd", "tckd", "nckd")
 """Names of terms that are the KL divergence to the teacher's softened answers, whole or taken apart."""
-OWN_FILES = "sapling_method_files"
-"""Package that methods of a user's own files are imported into."""
 CONTROL = "none"
 DEFAULT_METHOD = "dist"
 """What a run takes that names no method: better than its control on test images of three sets (README, Limits)."""
@@ -238,7 +236,7 @@ def _joined(entries: Sequence[Any], block: Mapping[str, Any]) -> dict[str, Any]:
                 allowed="a name, or a mapping with name, weight and settings: [kd, {name: at, weight: 0.5}]",
             )
         name = str(given["name"]).strip()
-        if len(several := split_name(name)) > 1:
+        if len(several := split_name(name)) > 1 and all(several):
             raise ConfigError(
                 f"method: entry {number} of the list is {name!r}, which is several methods",
                 allowed=f"one method in each entry: [{', '.join(several)}]",
@@ -247,15 +245,24 @@ def _joined(entries: Sequence[Any], block: Mapping[str, Any]) -> dict[str, Any]:
     if not settings:
         raise ConfigError("method: the list is empty", allowed="one name or more, such as [kd, at]")
     if len(settings) == 1:
-        return {"name": settings[0][0], **rest, **settings[0][1]}
+        name, own = settings[0]
+        _refuse_twice("", own, rest)
+        return {"name": name, **rest, **own}
     result = {"name": SIGN.join(name for name, _ in settings), **rest}
     for name, own in settings:
-        before = result.get(key_of(name)) or {}
-        if isinstance(before, Mapping):
-            for twice in (k for k in own if k in before and own[k] != before[k]):
-                raise ConfigError(
-                    f"method: {key_of(name)}.{twice} is {own[twice]} in the list and {before[twice]} beside it",
-                    remedy="give it in one of the two places",
-                )
-            result[key_of(name)] = {**before, **own}
+        beside, before = rest.get(key_of(name)), result.get(key_of(name))
+        if isinstance(beside, Mapping):
+            _refuse_twice(f"{key_of(name)}.", own, beside)
+        if before is None or isinstance(before, Mapping):
+            result[key_of(name)] = {**(before or {}), **own}
     return result
+
+
+def _refuse_twice(place: str, listed: Mapping[str, Any], beside: Mapping[str, Any]) -> None:
+    """Refuse a setting that has one value in the list of methods and another one beside it."""
+    for key in listed:
+        if key in beside and listed[key] != beside[key]:
+            raise ConfigError(
+                f"method: {place}{key} is {listed[key]} in the list and {beside[key]} beside it",
+                remedy="give it in one of the two places",
+            )

@@ -81,10 +81,9 @@ class Combined(Method):
             torch.set_rng_state(start)
             try:
                 self.parts[name] = part(settings, info)
-            except MethodError as error:
-                raise MethodError(
-                    error.what, where=error.where, allowed=error.allowed, remedy=_placed(error.remedy or "", name)
-                ) from error
+            except (ConfigError, MethodError) as error:
+                what, allowed, remedy = (_placed(t or "", name) for t in (error.what, error.allowed, error.remedy))
+                raise type(error)(what, where=error.where, allowed=allowed, remedy=remedy) from error
         self._weights = self._joined_weights()
         if not any(self._weights.values()):
             raise ConfigError(f"method {self.name!r}: every term has weight 0; there would be nothing to learn")
@@ -332,7 +331,7 @@ def _block(name: str, part: type[Method]) -> type[BaseModel]:
 
 def _placed(text: str, name: str) -> str:
     """What a part says of its settings, with the place that they have in the whole."""
-    return re.sub(r"\bmethod\.(?=\w)", f"method.{name}.", text)
+    return re.sub(r"\bmethod\.(?=\w)", lambda _: f"method.{name}.", text)
 
 
 def _inside(name: str, phase: Phase) -> tuple[str, ...]:

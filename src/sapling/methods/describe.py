@@ -16,7 +16,8 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from sapling.errors import MethodError
-from sapling.methods.combination import OWN_FILES, describe_combination
+from sapling.methods.combination import describe_combination
+from sapling.methods.own import OWN_FILES, explained
 from sapling.methods.weights import LABEL_TERM, default_weights
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ MEASURED = ("own_parameters", "step_cost")
 """What ``benchmarks/step_cost.py`` measures of a method, and the class cannot say."""
 
 
+@explained()
 def describe(method: type[Method]) -> dict[str, Any]:
     """Describe a method class as JSON types: what the catalogue holds of it.
 
@@ -40,7 +42,7 @@ def describe(method: type[Method]) -> dict[str, Any]:
     problems = check_class(method)
     text = parse_docstring(sys.modules[method.__module__].__doc__ or "")
     if method.__module__.startswith(f"{OWN_FILES}."):  # a trial owes nobody an explanation
-        text = {**{h.lower(): "not said" for h in HEADINGS}, **text}
+        text = {**dict.fromkeys(map(str.lower, HEADINGS), ""), **text}
         text |= {key: text[key] or f"{method.name}, a method of one's own" for key in ("title", "summary")}
     problems += [f"the docstring of its file has no {key}" for key in ("title", "summary") if not text[key]]
     problems += [f"the docstring of its file has no line '{h}: ..'" for h in HEADINGS if h.lower() not in text]
@@ -58,7 +60,7 @@ def describe(method: type[Method]) -> dict[str, Any]:
         "title": text["title"],
         "summary": text["summary"],
         "paper": text["paper"],
-        "year": int(text["year"]) if text["year"].isdigit() else None,
+        "year": int(text["year"]) if text["year"].isdecimal() else None,
         "formula": text["formula"],
         "defaults": text["defaults"],
         "departures": text["departures"],
@@ -104,6 +106,11 @@ def check_class(method: type[Method]) -> list[str]:
         problems.append(f"default_alpha needs the term {LABEL_TERM!r}")
     if method.forward is Method.forward:
         problems.append("it has no forward(student, teacher, batch, step)")
+    else:
+        try:
+            inspect.signature(method.forward).bind(*[None] * 5)
+        except TypeError:
+            problems.append("its forward does not take (self, student, teacher, batch, step)")
     schema = method.Config.model_json_schema()
     if "$defs" in schema:
         problems.append("its Config holds nested models; fields must be numbers, texts, flags or lists of them")

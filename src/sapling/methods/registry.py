@@ -10,29 +10,20 @@ is a method, too. Names joined with ``+`` are a method made of these (see ``comb
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import importlib
 import importlib.util
 import json
 import sys
-import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from types import FrameType, ModuleType
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from sapling.errors import ConfigError, MethodError, SaplingError, nearest
-from sapling.methods.combination import (
-    OWN_FILES,
-    SIGN,
-    check_parts,
-    check_ships_nothing,
-    describe_combination,
-    key_of,
-    split_name,
-)
+from sapling.errors import ConfigError, MethodError, nearest
+from sapling.methods.combination import SIGN, check_parts, check_ships_nothing, describe_combination, key_of, split_name
+from sapling.methods.own import OWN_FILES, explained
 
 if TYPE_CHECKING:
     from sapling.methods.base import Method, MethodConfig, Requires
@@ -55,6 +46,7 @@ NOT_METHODS = frozenset(
         "head",
         "labelloss",
         "memory",
+        "own",
         "registry",
         "validate",
         "weights",
@@ -101,6 +93,7 @@ def entry(name: str) -> dict[str, Any]:
     return describe(load_class(name))
 
 
+@explained()
 def build(name: str, info: PairInfo, **config: Any) -> Method:
     """Make a method for a pair of models; the public way to get one.
 
@@ -124,33 +117,10 @@ def build(name: str, info: PairInfo, **config: Any) -> Method:
                 f"method {name!r} needs the {side}'s {', '.join(missing)}, which is not tapped",
                 allowed=", ".join(shapes) or "no features of this network are tapped",
             )
-    with explained():
-        return method(settings, info)
+    return method(settings, info)
 
 
-@contextlib.contextmanager
-def explained() -> Iterator[None]:
-    """An error inside a method of one's own file becomes one that names file and line; all others are left alone."""
-    try:
-        yield
-    except SaplingError:
-        raise
-    except Exception as error:  # whatever somebody's own code raises
-        own = [(frame, line) for frame, line in traceback.walk_tb(error.__traceback__) if _is_own(frame)]
-        if not own:
-            raise
-        frame, line = own[-1]
-        file = frame.f_code.co_filename
-        raise MethodError(
-            f"the method {Path(file).name} failed in {frame.f_code.co_name}: {type(error).__name__}: {error}",
-            where=f"{file}, line {line}",
-        ) from error
-
-
-def _is_own(frame: FrameType) -> bool:
-    return str(frame.f_globals.get("__name__", "")).startswith(f"{OWN_FILES}.")
-
-
+@explained()
 def taps(name: str, **config: Any) -> Taps:
     """Features that both networks must hand out for a method with these settings; asked before it can be built.
 
@@ -176,6 +146,7 @@ def latent_shapes(
     return dict(shapes(settings, teacher_shapes)) if shapes is not None else {}
 
 
+@explained()
 def requires(name: str, **config: Any) -> Requires:
     """What a method needs of data and teacher with these settings; asked before it can be built.
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sapling.errors import MethodError, nearest
-from sapling.methods.combination import OF_THE_WHOLE, WEIGHT, WEIGHT_SCHEMA, split_name, wrong_parts
+from sapling.methods.combination import CONTROL, OF_THE_WHOLE, WEIGHT, WEIGHT_SCHEMA, split_name, wrong_parts
 from sapling.methods.registry import built_in, entry, names, unknown_method
 from sapling.methods.weights import check_weights
 
@@ -71,7 +71,7 @@ def check_options(described: Mapping[str, Any], options: Mapping[str, Any], also
             problems += _check(str(key), value, fields[key])
         else:
             hint = nearest(str(key), (*also, *fields)) or f"allowed: {', '.join((*also, *fields))}"
-            if key in names():
+            if key in names() and key not in (described["name"], CONTROL):
                 hint = f"several methods are a list: method: [{described['name']}, {key}], or --method A+B"
             if key == WEIGHT:
                 hint = "it is for the parts of a combination; of one method give alpha or weights"

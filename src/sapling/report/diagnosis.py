@@ -53,8 +53,10 @@ def terminal_lines(results: Mapping[str, Any]) -> list[tuple[str, str]]:
     else:
         lines.append(("why", f"{NOTHING} in what was measured."))
     step = _step(causes[0] if causes else block(found, "next"))
+    if step["command"] or step["remedy"]:
+        lines.append(("next", step["remedy"]))
     if step["command"]:
-        lines += [("next", step["remedy"]), ("", step["command"])]
+        lines.append(("", step["command"]))
     return lines
 
 

@@ -25,10 +25,16 @@ from sapling.evaluation.metrics import classification_metrics
 from sapling.models.tapped import TappedModel
 from sapling.record import Run
 from sapling.workflows.gate import NUM_TRAIN_IMAGES, answers_of, some
-from sapling.workflows.networks import is_given
 from sapling.workflows.passes import Machine, load_trained, logits_of
 from sapling.workflows.phases import phase_results
-from sapling.workflows.remedies import Remedy, next_command, remedy_for, softening_part, without_finding
+from sapling.workflows.remedies import (
+    Remedy,
+    from_elsewhere,
+    next_command,
+    remedy_for,
+    softening_part,
+    without_finding,
+)
 from sapling.workflows.teacher import CheckedTeacher
 
 Part = Literal["train", "val"]
@@ -191,7 +197,7 @@ def diagnosis(
         acceptance=acceptance_of(run),
         endless_seeds=verdict["detectable"]["endless_seeds"],
         is_cut=is_cut,
-        is_given=is_given(run.config.teacher.model),
+        is_foreign=from_elsewhere(card),
     )
     result: dict[str, Any] = {"measured": measured.as_dict(), "not_looked_at": not_looked_at(measured)}
     is_taught = methods.requires(run.config.method.name, **run.config.method.options).teacher

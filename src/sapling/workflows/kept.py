@@ -125,9 +125,10 @@ def blocks_of_run(folder: Path) -> dict[str, Any]:
         UsageError: it is no such run.
     """
     blocks = load_run_config(folder)
-    record = read_json(folder / FILE) if (folder / FILE).is_file() else {}
+    found = read_json(folder / FILE) if (folder / FILE).is_file() else {}
+    record = found if isinstance(found, dict) else {}
     if not record.get("kept") or not (folder / "teacher" / "card.json").is_file():
-        why = f": it asked for each batch, because {printable(str(record['reason']))}" if record.get("reason") else ""
+        why = f": {printable(str(record['reason']))}" if record.get("reason") and not record.get("kept") else ""
         raise UsageError(
             f"this run keeps no answers of a teacher{why}",
             where=str(folder),

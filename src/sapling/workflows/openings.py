@@ -11,7 +11,7 @@ from sapling.data.loader import Dataset
 from sapling.data.openings import Opening, fingerprint_of_test, record_opening
 from sapling.record import Run, now
 from sapling.report.details import looks_at_test
-from sapling.workflows.remedies import Remedy, teacher_anew
+from sapling.workflows.remedies import Remedy, from_elsewhere, teacher_anew
 
 
 def open_test(run: Run, data: Dataset, seeds: Sequence[int]) -> dict[str, Any]:
@@ -63,7 +63,7 @@ def _with_teacher(config: RunConfig, img_size: int, card: Mapping[str, Any], rem
     """What another split asks of the teacher: one that is trained already may know the images that are drawn."""
     if not remedy.keeps_teacher:
         return ""
-    if card.get("origin") == "given" and not card.get("trained_on"):
+    if from_elsewhere(card):
         return ", which must not be training images of the teacher"
     anew = shlex.join(teacher_anew(config, img_size, card.get("architecture")))
     return f"; this teacher was trained on some of them, so train it anew: {anew} in place of the --teacher proposed"

@@ -29,6 +29,7 @@ from sapling.engine.plan import before_students
 from sapling.engine.trainer import PassSettings
 from sapling.errors import RunError
 from sapling.methods.base import Method
+from sapling.methods.own import explained
 from sapling.record import Run, atomic_file, environment, read_json, write_json
 from sapling.screen import Screen
 from sapling.types import Phase, Teacher
@@ -45,6 +46,7 @@ MOST_CHECKED = 500
 TRY_AGAIN = "delete that folder to train the phase again"
 
 
+@explained()
 def prepare_phases(
     run: Run,
     method: Method,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -54,7 +55,7 @@ class Remedy:
         text: what the next run does, in one sentence.
         changes: settings of the next run that differ from this one's; None removes one of the method.
         keeps_teacher: whether the teacher that was trained here serves again, so that only the change differs.
-        command: a command in place of another run, such as one that looks at the data.
+        command: a command in place of another run, such as one that looks at the data; empty where none would help.
     """
 
     text: str
@@ -101,8 +102,8 @@ def teacher_anew(config: RunConfig, img_size: int, architecture: str | None) -> 
     """The flags that train a teacher: that of this run, or in place of a given one another of its ``architecture``."""
     if is_given(config.teacher.model):
         # of several networks, or of one that only its file describes, there is no name
-        name = public_name(architecture or "")
-        if name not in list_models(name):
+        name = public_name(architecture if isinstance(architecture, str) else "")
+        if name not in list_models(name) or not _reads(name, img_size):
             name = _new_teacher(config, img_size)
         config = changed(config, {**_no_given_teacher(), "teacher.model": name})
     return flags_of(config, "teacher.")
@@ -265,20 +266,28 @@ def _more_views(m: Measured, config: RunConfig) -> Remedy:
 
 
 def _more_seeds(m: Measured, config: RunConfig) -> Remedy:
-    if m.lacks_test_images and m.is_cut and not is_given(config.teacher.model):  # a given one may know what is drawn
-        now = config.data.test_share
-        # errors shrink with the root of the number of images
-        enough = min(now * (m.endless_seeds or 0.0) ** 2 / m.gap**2, MOST_TEST, (1 - config.data.val_share) / 2)
-        if enough >= now + 0.05:
-            text = (
-                f"Test on more images: {enough:.0%} of all, in place of {now:.0%}. With these no number of seeds could "
-            )
-            return Remedy(f"{text}show the teacher's lead.", {"data.test_share": round(enough, 2)}, keeps_teacher=False)
+    if m.lacks_test_images:
+        return _more_test_images(m, config)
     seeds, first = max(5, 2 * m.num_seeds), config.train.seed + m.num_seeds
     return Remedy(
         f"Repeat it with {seeds} fresh seeds, {first} to {first + seeds - 1}. Those of this run made us repeat it; "
         "counted again, their luck would count twice.",
         {"train.num_seeds": seeds, "train.seed": first},
+    )
+
+
+def _more_test_images(m: Measured, config: RunConfig) -> Remedy:
+    """A larger test part, where that is a matter of settings and would be enough; else what would help, in words."""
+    now = config.data.test_share
+    # errors shrink with the root of the number of images; a tenth more, so that the next run is not just below
+    enough = math.ceil(110 * now * (m.endless_seeds or 0.0) ** 2 / m.gap**2) / 100
+    # one that was given may know the images that are drawn
+    if m.is_cut and not is_given(config.teacher.model) and enough <= min(MOST_TEST, (1 - config.data.val_share) / 2):
+        text = f"Test on {enough:.0%} of all images: with {now:.0%} no number of seeds could show the teacher's lead."
+        return Remedy(text, {"data.test_share": enough}, keeps_teacher=False)
+    return Remedy(
+        "More test images, or a teacher with a larger lead: no number of seeds could show this one on these images.",
+        command="",
     )
 
 
@@ -346,9 +355,19 @@ def _for_small(img_size: int | None) -> str | None:
 def _larger(name: str, config: RunConfig) -> str | None:
     """The next larger relative that can read images of this size; None where none is known."""
     larger = LARGER.get(name.removeprefix("sapling_"))
-    if larger is not None and config.data.img_size is not None:
-        try:
-            check_size(larger, config.data.img_size)
-        except SaplingError:
-            return None
-    return larger
+    return larger if larger is not None and _reads(larger, config.data.img_size) else None
+
+
+def _reads(name: str, img_size: int | None) -> bool:
+    """Whether a network can read images of this size, if it is known."""
+    try:
+        if img_size is not None:
+            check_size(name, img_size)
+    except SaplingError:
+        return False
+    return True
+
+
+def from_elsewhere(card: Mapping[str, Any]) -> bool:
+    """Whether a teacher learned nobody knows what: one that was given, and of no run on these images."""
+    return card.get("origin") == "given" and not card.get("trained_on")
