@@ -3,10 +3,12 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from sapling.cli import main
+from sapling.config import build
 from tests.conftest import write_images
 
 
@@ -345,3 +347,15 @@ def test_inspect_looks_at_what_a_run_would_use_and_repeats_its_flags(tmp_path, c
     wanted = "--group-column tree --set data.image_column=file --set data.label_column=species"
     assert f"{tmp_path}/l.csv {wanted}" in " ".join(shown.split())
     assert main(["inspect", str(tmp_path / "l.csv"), "--set", "train.lr=1"]) == 2
+
+
+def test_a_folder_that_is_taken_is_named_beside_the_number(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    usual = Path(build({"data": "x.zip"}).default_folder())
+    for there, told in ((False, str(usual)), (True, f"{usual}-2 ({usual} is taken)")):
+        if there:
+            usual.mkdir(parents=True)
+            (usual / "results.json").write_text("{}")  # of a run with other settings
+        code, _, err = run("distill", "x.zip")
+        assert code == 2
+        assert err.splitlines()[0] == f"sapling distill: x.zip -> {told}"

@@ -54,7 +54,7 @@ def print_comparison(found: Comparison) -> None:
     from rich.text import Text
 
     from sapling.data.layout import printable
-    from sapling.report.comparison import outcome_words
+    from sapling.report.comparison import better_first, outcome_words
     from sapling.report.wording import limit
     from sapling.tables import new_table, open_console
 
@@ -94,11 +94,10 @@ def print_comparison(found: Comparison) -> None:
     console.print(table)
     table = new_table(("method less method", "left"), *columns[2:], ("p (Holm)", "right"), (of, "left"))
     for pair in found.pairs:
-        v, names = pair.verdict, (pair.second, pair.first)
-        mean, low, high, outcome = v.difference, v.low, v.high, pair.outcome
-        if mean < 0:  # as on the page: the better one first
-            mean, low, high, names = -mean, -high, -low, (pair.first, pair.second)
-            outcome = "better" if outcome == "worse" else outcome
+        v = pair.verdict
+        names, (mean, low, high), outcome = better_first(
+            (pair.second, pair.first), (v.difference, v.low, v.high), pair.outcome
+        )
         said, name = outcome_words(outcome, num_seeds), " less ".join(map(printable, names))
         span = f"{100 * low:+.1f} to {100 * high:+.1f}"
         table.add_row(Text(name), f"{100 * mean:+.2f}", span, f"{pair.p_adjusted:.3f}", said)

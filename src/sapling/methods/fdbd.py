@@ -28,8 +28,8 @@ Departures: the distance is the squared error, as in DiffKD, times 10; the paper
     second phase: the first has no label term. The denoiser is checked on held-out images, and a warning printed if it
     fails.
 Reference: urban trees (the paper's own images), top-1 in %: ResNet-34 -> 18 85.10 (alone 85.86, DIST 84.23), ResNet-50
-    -> 34 86.29 (alone 86.98, DIST 85.35); the paper's second table, column DiffKD. One training on some 1,000 test
-    images shows no such differences.
+    -> 34 86.29 (alone 86.98, DIST 85.35); the paper's second table, column DiffKD. One training on some 700 to 1,000
+    test images hardly shows such differences.
 """
 
 from __future__ import annotations

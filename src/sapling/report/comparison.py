@@ -120,6 +120,16 @@ def outcome_words(outcome: str, num_seeds: int) -> str:
     return f"did {outcome}" if num_seeds == 1 and outcome in ("better", "worse") else outcome
 
 
+def better_first(
+    names: tuple[str, str], found: tuple[float, float, float], outcome: str
+) -> tuple[tuple[str, str], tuple[float, float, float], str]:
+    """A difference (mean, low, high) of the first name less the second, turned so that the better one stands first."""
+    mean, low, high = found
+    if mean >= 0:
+        return names, found, outcome
+    return (names[1], names[0]), (-mean, -high, -low), "better" if outcome == "worse" else outcome
+
+
 def _headline(comparison: Mapping[str, Any], methods: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     found = {str(m.get("outcome")) for m in methods}
     is_mixed = {"better", "worse"} <= found
@@ -221,15 +231,14 @@ def _arms(
 def _pair(pair: Mapping[str, Any], num_seeds: int) -> dict[str, str]:
     """A pair, the better one first."""
     verdict = block(pair, "verdict")
-    first, second = wording.clean(pair["first"]), wording.clean(pair["second"])
+    names = wording.clean(pair["second"]), wording.clean(pair["first"])
     mean, low, high = (number(verdict.get(k)) for k in ("difference", "low", "high"))
     outcome = str(pair.get("outcome"))
-    if mean is not None and low is not None and high is not None and mean < 0:
-        first, second, mean, low, high = second, first, -mean, -high, -low
-        outcome = {"worse": "better"}.get(outcome, outcome)
+    if mean is not None and low is not None and high is not None:
+        names, (mean, low, high), outcome = better_first(names, (mean, low, high), outcome)
     return {
-        "first": second,
-        "second": first,
+        "first": names[0],
+        "second": names[1],
         "gain": wording.signed(mean),
         "interval": wording.between(low, high),
         "p": _p_value(pair.get("p_adjusted")),

@@ -25,6 +25,7 @@ from sapling.evaluation.metrics import classification_metrics
 from sapling.models.tapped import TappedModel
 from sapling.record import Run
 from sapling.workflows.gate import NUM_TRAIN_IMAGES, answers_of, some
+from sapling.workflows.openings import is_cut
 from sapling.workflows.passes import Machine, load_trained, logits_of
 from sapling.workflows.phases import phase_results
 from sapling.workflows.remedies import (
@@ -142,10 +143,8 @@ def diagnosis(
     records: Sequence[Mapping[str, Any]],
     manifest: Mapping[str, Any],
     verdict: Mapping[str, Any],
+    data: Dataset,
     *,
-    num_classes: int,
-    multi_label: bool,
-    is_cut: bool = False,
     caution: Callable[[Remedy], str] = lambda remedy: "",
 ) -> dict[str, Any]:
     """``results.json["diagnosis"]``: what was measured, and, where the verdict is not *better*, causes and next runs.
@@ -157,9 +156,7 @@ def diagnosis(
         records: ``member.json`` of all members.
         manifest: of the run.
         verdict: of the run.
-        num_classes: K.
-        multi_label: whether an image may have several labels.
-        is_cut: whether the test images were cut from the data by this run's settings.
+        data: of the run; no image is read.
         caution: what stands beside a proposed run; empty for nothing.
     """
     control = [r for r in records if r["arm"] == "control"]
@@ -174,7 +171,7 @@ def diagnosis(
         num_seeds=len(manifest["seeds"]),
         epochs=int(manifest["epochs"]),
         steps=int(manifest["epochs"]) * int(manifest["steps_per_epoch"]),
-        num_classes=num_classes,
+        num_classes=data.num_classes,
         temperature=temperature,
         standardized=standardized,
         weights=dict(taught[0]["weights"]),
@@ -192,11 +189,11 @@ def diagnosis(
             if (found := _pulls(rows, [r["name"] for r in group]))
         },
         memorised=bool(card.get("memorised")),
-        multi_label=multi_label,
+        multi_label=data.multi_label,
         img_size=manifest.get("img_size"),
         acceptance=acceptance_of(run),
         endless_seeds=verdict["detectable"]["endless_seeds"],
-        is_cut=is_cut,
+        is_cut=is_cut(run.config, data),
         is_foreign=from_elsewhere(card),
     )
     result: dict[str, Any] = {"measured": measured.as_dict(), "not_looked_at": not_looked_at(measured)}

@@ -34,7 +34,7 @@ from sapling.workflows.gate import refuse_replaced, remarks_without_teacher
 from sapling.workflows.latents import after_phases
 from sapling.workflows.members import Planned, train_in_parts
 from sapling.workflows.networks import log_notes
-from sapling.workflows.openings import caution, is_cut, open_test
+from sapling.workflows.openings import caution, open_test
 from sapling.workflows.pair import check_pair
 from sapling.workflows.passes import (
     Machine,
@@ -315,9 +315,7 @@ def _judge(
         list(records.values()),
         terms,
         results["comparison"]["verdict"],
-        num_classes=data.num_classes,
-        multi_label=data.multi_label,
-        is_cut=is_cut(config, data),
+        data,
         caution=partial(caution, opened, data, config, teacher.card),
     )
     ship_member(run, shipped["member"])
