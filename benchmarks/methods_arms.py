@@ -50,6 +50,11 @@ ARMS: dict[str, tuple[str, dict[str, Any]]] = {
         for t in (1.0, 2.0, 4.0)
         for share in (0.1, 0.3, 0.5)
     },
+    "kd, T 4, beside whole labels": ("kd", {"weights": {"ce": 1, "kd": 1}}),
+    **{
+        f"kd, standardised, {name}": ("kd", {"temperature": 2, "standardize": True, "weights": {"ce": ce, "kd": kd}})
+        for name, ce, kd in (("labels 0.5", 0.5, 4.5), ("beside whole labels", 1, 1))
+    },
     **{f"fdbd, MSE {n}": ("fdbd", {"mse_scale": n}) for n in (1, 30, 100)},
     "fdbd, MSE 30, no denoiser": ("fdbd", {"mse_scale": 30, "denoiser": False}),
     "dist+fdbd, MSE 30": ("dist+fdbd", {"fdbd": {"mse_scale": 30}}),

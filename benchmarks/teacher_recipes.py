@@ -1,12 +1,13 @@
 """Claim: a teacher recipe is judged by the student it teaches, on the dev split; test is never opened.
 
     python benchmarks/teacher_recipes.py FOLDER [IMG_SIZE] [RECIPE[:SEED] ..] [--threads 1] [--teachers-only]
+        [--arms NAME;NAME ..] [--student-epochs 24]
 
 AID (100 images of each of 30 classes), 1,800 to train, 600 for dev (``sets.py``; test stays closed). For each recipe
 and seed a teacher (ResNet-18 where the recipe names no network) is trained from scratch; then one pass trains cnn3
-alone and with several methods, on the same batches. ``NAME*3`` is the mean of the logits of that recipe's three
-teachers. Results are kept in FOLDER after each step, so that a later call goes on; ``results/teacher_recipes.json``
-collects them beside the rows of former folders and those of an older split.
+alone and with several methods (``--arms``: names of ``methods_arms.py``), on the same batches. ``NAME*3`` is the mean
+of the logits of that recipe's three teachers. Results are kept in FOLDER after each step, so that a later call goes on;
+``results/teacher_recipes.json`` collects them beside the rows of former folders and those of an older split.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from methods_arms import ARMS
 from sets import open_dev
 
 from sapling.config import RunConfig, build
@@ -42,16 +44,11 @@ from sapling.workflows.passes import (
 )
 
 HERE = Path(__file__).parent
-TEACHER, STUDENT, STUDENT_EPOCHS = "resnet18", "sapling_cnn3", 24
+TEACHER, STUDENT = "resnet18", "sapling_cnn3"
 RECIPES: dict[str, dict[str, Any]] = {
     "plain": {"epochs": 60},
     "small": {"network": "sapling_wrn_16_2_s2", "epochs": 120, "ema_decay": 0.999},
     "mixed": {"epochs": 100, "mixup": 0.8, "cutmix": 1.0, "ema_decay": 0.999},
-}
-METHODS: dict[str, tuple[str, dict[str, Any]]] = {
-    "kd": ("kd", {}),
-    "kd_z": ("kd", {"temperature": 2, "standardize": True, "weights": {"ce": 0.1, "kd": 9}}),
-    "dist": ("dist", {}),
 }
 
 
@@ -122,9 +119,11 @@ def train_teacher(
     return {**measured(member.student, data, config, machine), "seconds": round(sum(clock.values()), 1)}
 
 
-def teach(teacher: Any, seed: int, data: Dataset, config: RunConfig, machine: Machine) -> dict[str, Any]:
+def teach(
+    teacher: Any, seed: int, names: list[str], epochs: int, data: Dataset, config: RunConfig, machine: Machine
+) -> dict[str, Any]:
     """Students of a teacher and their control, in one pass."""
-    arms = {"control": ("none", {}), **METHODS}
+    arms = {"control": ("none", {}), **{name: ARMS[name] for name in names}}
     members = [
         make_member(
             data,
@@ -135,13 +134,13 @@ def teach(teacher: Any, seed: int, data: Dataset, config: RunConfig, machine: Ma
             pretrained=False,
             method=method,
             options=dict(options),
-            optim=optim_settings(config, data, epochs=STUDENT_EPOCHS, pretrained=False),
+            optim=optim_settings(config, data, epochs=epochs, pretrained=False),
             teacher=teacher,
             imbalance=("none", 1.0),
         )
         for name, (method, options) in arms.items()
     ]
-    train(members, data, config, machine, STUDENT_EPOCHS, teacher)
+    train(members, data, config, machine, epochs, teacher)
     return {m.name: measured(m.student, data, config, machine) for m in members}
 
 
@@ -157,9 +156,9 @@ def alone(file: Path) -> dict[str, Any]:
     }
 
 
-def trial(row: Mapping[str, Any]) -> tuple[int, str, int]:
+def trial(row: Mapping[str, Any]) -> tuple[int, str, int, int]:
     """What makes a row one of its own."""
-    return row["img_size"], row["recipe"], row["seed"]
+    return row["img_size"], row["recipe"], row["seed"], row.get("student_epochs", 0)
 
 
 def main() -> None:
@@ -170,6 +169,8 @@ def main() -> None:
     parser.add_argument("recipes", nargs="*", default=[f"{recipe}:{seed}" for seed in range(3) for recipe in RECIPES])
     parser.add_argument("--threads", type=int, help="threads of torch")
     parser.add_argument("--teachers-only", action="store_true", help="no students")
+    parser.add_argument("--arms", default="kd;kd, standardised;dist", help="what the students learn by")
+    parser.add_argument("--student-epochs", type=int, default=24)
     given = parser.parse_args()
     folder, img_size = given.folder, given.img_size
     config = settings(img_size)
@@ -189,7 +190,7 @@ def main() -> None:
             "seed": seed,
             "img_size": img_size,
             "settings": RECIPES[recipe],
-            "student_epochs": STUDENT_EPOCHS,
+            "student_epochs": given.student_epochs,
         }
         numbers = range(int(several)) if several else [seed]
         folders = [folder / f"{img_size}px" / f"{recipe}-s{n}" / "teacher" for n in numbers]
@@ -207,7 +208,10 @@ def main() -> None:
             )
         if given.teachers_only:
             continue
-        row["students"] = teach(Mean(live) if several else live[0], seed, data, config, machine)
+        row["students"] = teach(
+            Mean(live) if several else live[0],
+            *(seed, given.arms.split(";"), given.student_epochs, data, config, machine),
+        )
         row["seconds"] = round(time.perf_counter() - started, 1)
         write_json(kept, row)
         shown = ", ".join(f"{k} {v['top1']:.3f}" for k, v in row["students"].items())
