@@ -1,9 +1,9 @@
 """Claim: a teacher recipe is judged by the student it teaches, on the dev split; test is never opened.
 
-    python benchmarks/teacher_recipes.py FOLDER [IMG_SIZE] [RECIPE[:SEED] ..] [--threads 1] [--teachers-only]
-        [--arms NAME;NAME ..] [--student-epochs 24]
+    python benchmarks/teacher_recipes.py FOLDER [IMG_SIZE] [RECIPE[:SEED] ..] [--set aid] [--threads 1]
+        [--teachers-only] [--arms NAME;NAME ..] [--student-epochs 24]
 
-AID (100 images of each of 30 classes), 1,800 to train, 600 for dev (``sets.py``; test stays closed). For each recipe
+AID (1,800 images of 30 classes to train, 600 for dev) or another set of ``sets.py``; test stays closed. For each recipe
 and seed a teacher (ResNet-18 where the recipe names no network) is trained from scratch; then one pass trains cnn3
 alone and with several methods (``--arms``: names of ``methods_arms.py``), on the same batches. ``NAME*3`` is the mean
 of the logits of that recipe's three teachers. Results are kept in FOLDER after each step, so that a later call goes on;
@@ -49,6 +49,8 @@ RECIPES: dict[str, dict[str, Any]] = {
     "plain": {"epochs": 60},
     "small": {"network": "sapling_wrn_16_2_s2", "epochs": 120, "ema_decay": 0.999},
     "mixed": {"epochs": 100, "mixup": 0.8, "cutmix": 1.0, "ema_decay": 0.999},
+    "resnet18": {"epochs": 100, "ema_decay": 0.999},
+    "wide": {"network": "sapling_wrn_16_2_s2", "epochs": 100, "ema_decay": 0.999},
 }
 
 
@@ -64,17 +66,17 @@ class Mean:
         return Outputs(torch.stack([t.outputs(batch).logits for t in self.teachers]).mean(0))
 
 
-def settings(img_size: int) -> RunConfig:
+def settings(name: str, img_size: int) -> RunConfig:
     """What teachers and students share; the data are opened by ``sets.py``."""
-    return build({"data": {"source": "aid", "img_size": img_size, "views": "aerial"}})
+    return build({"data": {"source": name, "img_size": img_size}})
 
 
 def train(
-    members: list[Member], data: Dataset, config: RunConfig, machine: Machine, epochs: int, teacher: Any = None
+    members: list[Member], data: Dataset, machine: Machine, epochs: int, teacher: Any = None, **told: Any
 ) -> dict[str, float]:
     """One pass at batch size 64."""
     pass_settings = PassSettings("pass", epochs, 64, members[0].seed, machine.device, machine.bf16, True)
-    return fit(members, data, pass_settings, teacher=teacher)
+    return fit(members, data, pass_settings, teacher=teacher, **told)
 
 
 def measured(model: TappedModel, data: Dataset, config: RunConfig, machine: Machine) -> dict[str, Any]:
@@ -107,7 +109,15 @@ def train_teacher(
         ema_decay=recipe.get("ema_decay"),
         imbalance=("none", 1.0),
     )
-    clock = train([member], seen, config, machine, recipe["epochs"])
+    unaveraged = {}
+
+    def last_weights(rows: list[dict[str, Any]]) -> None:
+        # told after each epoch, before the average takes the weights' place
+        if rows[0]["epoch"] + 1 == recipe["epochs"] and member.ema_decay is not None:
+            logits, labels = logits_of(member.student.eval(), data, "val", config, machine)
+            unaveraged["unaveraged_top1"] = float((logits.argmax(1) == labels).mean())
+
+    clock = train([member], seen, machine, recipe["epochs"], report=last_weights)
     save_model(
         folder,
         member.student.model,
@@ -116,7 +126,7 @@ def train_teacher(
         preprocess=member.student.preprocess,
         multi_label=False,
     )
-    return {**measured(member.student, data, config, machine), "seconds": round(sum(clock.values()), 1)}
+    return {**measured(member.student, data, config, machine), **unaveraged, "seconds": round(sum(clock.values()), 1)}
 
 
 def teach(
@@ -140,14 +150,15 @@ def teach(
         )
         for name, (method, options) in arms.items()
     ]
-    train(members, data, config, machine, epochs, teacher)
+    train(members, data, machine, epochs, teacher)
     return {m.name: measured(m.student, data, config, machine) for m in members}
 
 
-def alone(file: Path) -> dict[str, Any]:
+def alone(file: Path, name: str) -> dict[str, Any]:
     """The row of a teacher without students."""
     recipe, _, seed = file.parent.name.rpartition("-s")
     return {
+        "set": name,
         "recipe": recipe,
         "seed": int(seed),
         "img_size": int(file.parents[1].name.removesuffix("px")),
@@ -156,9 +167,9 @@ def alone(file: Path) -> dict[str, Any]:
     }
 
 
-def trial(row: Mapping[str, Any]) -> tuple[int, str, int, int]:
+def trial(row: Mapping[str, Any]) -> tuple[str, int, str, int, int]:
     """What makes a row one of its own."""
-    return row["img_size"], row["recipe"], row["seed"], row.get("student_epochs", 0)
+    return row.get("set", "aid"), row["img_size"], row["recipe"], row["seed"], row.get("student_epochs", 0)
 
 
 def main() -> None:
@@ -167,16 +178,17 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("img_size", type=int, nargs="?", default=64)
     parser.add_argument("recipes", nargs="*", default=[f"{recipe}:{seed}" for seed in range(3) for recipe in RECIPES])
+    parser.add_argument("--set", default="aid", help="of sets.py; FOLDER is then of that set alone")
     parser.add_argument("--threads", type=int, help="threads of torch")
     parser.add_argument("--teachers-only", action="store_true", help="no students")
     parser.add_argument("--arms", default="kd;kd, standardised;dist", help="what the students learn by")
     parser.add_argument("--student-epochs", type=int, default=24)
     given = parser.parse_args()
     folder, img_size = given.folder, given.img_size
-    config = settings(img_size)
+    config = settings(given.set, img_size)
     if given.threads:
         config = config.model_copy(update={"train": config.train.model_copy(update={"threads": given.threads})})
-    data, machine = open_dev("aid", img_size=img_size), prepare_machine(config)
+    data, machine = open_dev(given.set, img_size=img_size), prepare_machine(config)
     for wanted in given.recipes:
         name, _, seed_text = wanted.partition(":")
         seed, started = int(seed_text or 0), time.perf_counter()
@@ -186,6 +198,7 @@ def main() -> None:
         if kept.exists():
             continue
         row: dict[str, Any] = {
+            "set": given.set,
             "recipe": name,
             "seed": seed,
             "img_size": img_size,
@@ -217,7 +230,11 @@ def main() -> None:
         shown = ", ".join(f"{k} {v['top1']:.3f}" for k, v in row["students"].items())
         print(f"{name}:{seed} students {shown}; {row['seconds']} s", flush=True)
     rows = [json.loads(p.read_text()) for p in sorted(folder.glob("*px/*/results.json"))]
-    rows += [alone(p) for p in sorted(folder.glob("*px/*/teacher.json")) if not (p.parent / "results.json").exists()]
+    rows += [
+        alone(p, given.set)
+        for p in sorted(folder.glob("*px/*/teacher.json"))
+        if not (p.parent / "results.json").exists()
+    ]
     target = HERE / "results" / "teacher_recipes.json"
     kept_before = json.loads(target.read_text()) if target.exists() else {"rows": [], "older_split": []}
     measured_now = {trial(row) for row in rows}
