@@ -52,7 +52,8 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 def distill(
     data: Data = None,
     teacher: Annotated[
-        str | None, typer.Option(help="Name to train here, trained model, or NAME=weights.pth; several trained: A,B.")
+        str | None,
+        typer.Option(help="Name to train here (auto: by size), trained model, NAME=weights.pth; several: A,B."),
     ] = None,
     student: Annotated[str | None, typer.Option(help="cnn3, cnn4 or any timm name.")] = None,
     teachers: Annotated[

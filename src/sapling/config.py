@@ -41,6 +41,7 @@ RECIPES: dict[str, dict[str, float]] = {
     "plain": {},
     "mixed": {"mixup": 0.8, "cutmix": 1.0, "ema_decay": 0.999},
 }
+AUTO = "auto"  # a teacher that is chosen for the student and the size of the images
 SHORT_FORMS = {"data": "source", "teacher": "model", "student": "model", "method": "name", "output": "folder"}
 
 
@@ -163,7 +164,7 @@ class TrainConfig(Block):
 class TeacherConfig(Block):
     """The teacher: a name is trained here, a path is loaded."""
 
-    model: str = Field("resnet18", description="name, run or model folder, .safetensors, NAME=weights.pth; A,B: both")
+    model: str = Field(AUTO, description="auto, name, run or model folder, .safetensors, NAME=weights.pth; A,B: both")
     pretrained: bool = Field(False, description="start from the published weights of that timm name")
     freeze_backbone: bool = Field(False, description="of published weights train the classifier alone")
     recipe: Literal["plain", "mixed"] = Field("plain", description="mixed: mixup, CutMix, average, 2 x the epochs")

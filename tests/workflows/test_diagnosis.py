@@ -331,7 +331,7 @@ def test_a_weak_teacher_of_small_images_is_replaced_by_one_that_does_not_shrink_
     [
         ("cnn3", 64, "wrn_16_2_s2"),
         ("cnn3", 32, "wrn_16_2"),
-        ("cnn3", 224, "cnn4"),
+        ("cnn3", 224, "resnet18"),
         ("wrn_16_2_s2", 64, "wrn_40_2_s2"),
         ("wrn_40_2", 32, "resnet34"),
     ],

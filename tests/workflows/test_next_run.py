@@ -74,10 +74,10 @@ def test_a_command_says_all_settings(blocks):
 
 def test_a_command_is_short_where_little_was_changed():
     config = build({"data": "photos.zip", "train": {"num_seeds": 5}})
-    expected = "sapling distill photos.zip --teacher resnet18 --student cnn3 --method dist --seeds 5"
+    expected = "sapling distill photos.zip --teacher auto --student cnn3 --method dist --seeds 5"
     assert command_of(config) == expected
     several = build({"data": "x", "teacher": {"num_teachers": 2, "recipe": "mixed"}, "output": {"trackers": ["wandb"]}})
-    words = "sapling distill x --teacher resnet18 --student cnn3 --method dist --teachers 2 --teacher-recipe mixed"
+    words = "sapling distill x --teacher auto --student cnn3 --method dist --teachers 2 --teacher-recipe mixed"
     assert command_of(several) == f"{words} --track wandb"
     assert read_back(command_of(several))[1] == several
     assert command_of(build({"data": "-a b"})).startswith("sapling distill --set 'data.source=-a b' --teacher")

@@ -114,7 +114,10 @@ def test_the_caution_offers_what_is_fresh(photos, tmp_path):
     config = build({"data": {"source": str(photos), "split_seed": 3}})
     here, remedy = {"origin": "trained here"}, Remedy("", keeps_teacher=False)
     text = caution(opened, data, config, here, remedy)
-    assert "after this run and another run; --set data.split_seed=4 draws others." in text
+    assert "it looks at the same test images again, after this run and another run; " in text
+    assert "; --set data.split_seed=4 draws others." in text
+    more = Remedy("", {"data.test_share": 0.4}, keeps_teacher=False)
+    assert "it looks at some of the same test images again" in caution(opened, data, config, here, more)
     assert caution(opened | {"before": 0}, data, config, here, remedy) == ""
     assert caution(opened | {"before": None}, data, config, here, remedy) == ""
     for part in ("train", "test"):

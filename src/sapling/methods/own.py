@@ -30,3 +30,10 @@ def explained() -> Iterator[None]:
             f"the method {Path(code.co_filename).name} failed in {code.co_name}: {type(error).__name__}: {error}",
             where=f"{code.co_filename}, line {line}",
         ) from error
+
+
+def place_of(error: Exception, path: Path) -> str:
+    """The file, and the line that an import of it failed at, where that is known."""
+    at = [line for frame, line in traceback.walk_tb(error.__traceback__) if frame.f_code.co_filename == str(path)]
+    line = error.lineno if isinstance(error, SyntaxError) and error.filename == str(path) else at[-1] if at else None
+    return str(path) if line is None else f"{path}, line {line}"

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from sapling.errors import ConfigError, MethodError, nearest
 from sapling.methods.combination import SIGN, check_parts, check_ships_nothing, describe_combination, key_of, split_name
-from sapling.methods.own import OWN_FILES, explained
+from sapling.methods.own import OWN_FILES, explained, place_of
 
 if TYPE_CHECKING:
     from sapling.methods.base import Method, MethodConfig, Requires
@@ -269,7 +269,7 @@ def _import_file(path: Path) -> ModuleType:
         spec.loader.exec_module(module)
     except Exception as error:
         del sys.modules[module_name]
-        raise MethodError(f"the method's file cannot be imported: {error!r}", where=str(path)) from error
+        raise MethodError(f"the method's file cannot be imported: {error!r}", where=place_of(error, path)) from error
     return module
 
 

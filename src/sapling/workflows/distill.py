@@ -33,7 +33,7 @@ from sapling.workflows.gallery import write_gallery
 from sapling.workflows.gate import refuse_replaced, remarks_without_teacher
 from sapling.workflows.latents import after_phases
 from sapling.workflows.members import Planned, train_in_parts
-from sapling.workflows.networks import log_notes
+from sapling.workflows.networks import log_notes, settle_teacher
 from sapling.workflows.openings import caution, open_test
 from sapling.workflows.pair import check_pair
 from sapling.workflows.passes import (
@@ -131,9 +131,9 @@ def settled(config: RunConfig | None, blocks: dict[str, Any]) -> RunConfig:
 
 
 def _work(run: Run, screen: Screen) -> None:
-    config = run.config
-    run.log(f"data: reading {config.data.source}")
-    data = open_checked(config, screen, run)
+    run.log(f"data: reading {run.config.data.source}")
+    data = open_checked(run.config, screen, run)
+    config = settle_teacher(run, data)
     machine = prepare_machine(config, run)
     write_data_card(run, data)
     sizes = data_sizes(data)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sapling import methods
-from sapling.config import RunConfig, build
+from sapling.config import AUTO, RunConfig, build
 from sapling.data.answers import AnswerStore, answers_folder, bytes_there
 from sapling.data.layout import printable
 from sapling.data.loader import Dataset
@@ -22,7 +22,7 @@ from sapling.types import Teacher
 from sapling.workflows.answers import FILE, VIEWS, fingerprint, keep, open_store_of, size_in_words
 from sapling.workflows.dataset import open_checked
 from sapling.workflows.gate import refuse_replaced
-from sapling.workflows.networks import is_given
+from sapling.workflows.networks import is_given, settle_teacher
 from sapling.workflows.passes import Machine, check_names, prepare_machine
 from sapling.workflows.teacher import CheckedTeacher, get_teacher
 
@@ -156,10 +156,11 @@ def _opened(blocks: dict[str, Any], screen: Screen) -> Iterator[_Open]:
     home = Path(config.output.folder) if config.output.folder else None
     is_run = home is not None and (home / "teacher" / "card.json").is_file()
     if not is_run and not is_given(config.teacher.model):
+        is_named = config.teacher.model != AUTO
         raise UsageError(
-            f"the teacher {config.teacher.model!r} is not trained yet",
+            f"the teacher {config.teacher.model!r} is not trained yet" if is_named else "no teacher is given",
             allowed="a run folder, or data with --teacher PATH of a trained network",
-            remedy=f"sapling train {config.data.source} --model {config.teacher.model}",
+            remedy=f"sapling train {config.data.source}" + (f" --model {config.teacher.model}" if is_named else ""),
         )
     with tempfile.TemporaryDirectory() as spare:
         # A run that is there is read with its own settings; its folder is left as it is.
@@ -188,6 +189,7 @@ class _Reading(Run):
 
 def _open(run: Run, config: RunConfig, views: int, screen: Screen) -> _Open:
     data = open_checked(config, screen, run)
+    config = settle_teacher(run, data)
     machine = prepare_machine(config, run)
     teacher = get_teacher(run, data, machine, screen)
     taps = methods.taps(config.method.name, **config.method.options).teacher

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from sapling import methods
-from sapling.config import RunConfig, TeacherConfig
+from sapling.config import AUTO, RunConfig, TeacherConfig
 from sapling.data.loader import Dataset
 from sapling.data.viewspec import ViewSpec, preset
 from sapling.errors import UsageError
@@ -18,6 +18,7 @@ from sapling.models.load import LoadedModel, ensemble_folders, is_model_path, lo
 from sapling.models.sizes import check_size
 from sapling.record import Run
 from sapling.teachers.ensemble import PLAIN, Symmetry, symmetries_of
+from sapling.workflows.choose import chosen_teacher
 from sapling.workflows.conflicts import Needs, check_method_fits, mixed_by
 
 TRAINED_HERE = ("epochs", "lr", "weight_decay", "pretrained", "freeze_backbone", "layer_decay")
@@ -32,6 +33,8 @@ def parts_of(model: str) -> tuple[str, ...]:
     ``runs/x/teacher`` of a run with ``teacher.num_teachers`` of 3 means ``runs/x/teacher/0``, ``/1`` and ``/2``.
     """
     place = Path(model.removeprefix("local-dir:"))
+    if model == AUTO:
+        return (model,)
     if place.exists() or "," not in model:
         return tuple(map(str, ensemble_folders(place))) or (model,)
     return tuple(part for name in model.split(",") if name.strip() for part in parts_of(name.strip()))
@@ -40,7 +43,7 @@ def parts_of(model: str) -> tuple[str, ...]:
 def is_given(model: str) -> bool:
     """Whether ``model`` means trained networks (paths) rather than a name to train here."""
     parts = parts_of(model)
-    return bool(parts) and all(is_model_path(part) for part in parts)
+    return model != AUTO and bool(parts) and all(is_model_path(part) for part in parts)
 
 
 def check_settings_are_used(config: RunConfig) -> None:
@@ -63,7 +66,8 @@ def check_settings_are_used(config: RunConfig) -> None:
                     allowed="paths with commas between them, or one name",
                     remedy="--teachers N trains N of one name; other names: sapling train DATA --model NAME for each",
                 )
-        resolve_name(teacher.model)
+        if teacher.model != AUTO:
+            resolve_name(teacher.model)
         _refuse(config, WEIGHTS_ALONE, "is trained here", "leave it away; data.img_size holds for it too")
         return
     alone = [weights_alone(part) is not None for part in parts]
@@ -199,7 +203,16 @@ def check_sizes(config: RunConfig, task: str, img_size: int) -> None:
     """
     check_size(config.student.model, img_size)
     if task == "distill" and not is_given(config.teacher.model):
-        check_size(config.teacher.model, img_size)
+        check_size(chosen_teacher(config, img_size).teacher.model, img_size)
+
+
+def settle_teacher(run: Run, data: Dataset) -> RunConfig:
+    """The run's settings, from now on with a name for the teacher that they leave open."""
+    config = chosen_teacher(run.config, data.img_size)
+    if config is not run.config:
+        run.log(f"teacher: {config.teacher.model}, chosen for {config.student.model} at {data.img_size} px")
+        run.config = config
+    return config
 
 
 def load_given(settings: TeacherConfig, data: Dataset) -> LoadedModel:

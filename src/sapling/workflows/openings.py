@@ -51,7 +51,8 @@ def caution(
     if is_cut(config, data):
         teacher = _with_teacher(config, data.img_size, card, remedy)
         fresh = f"--set data.split_seed={config.data.split_seed + 1} draws others{teacher}"
-    return f"Caution: it looks at the same test images again, after this run and {others}; {fresh}."
+    images = "some of the same test images" if "data.test_share" in remedy.changes else "the same test images"
+    return f"Caution: it looks at {images} again, after this run and {others}; {fresh}."
 
 
 def is_cut(config: RunConfig, data: Dataset) -> bool:

@@ -19,6 +19,7 @@ from sapling.record import run_folder
 from sapling.report.wording import model_name
 from sapling.screen import Screen
 from sapling.workflows.answers import decide
+from sapling.workflows.choose import chosen_teacher
 from sapling.workflows.dataset import open_checked
 from sapling.workflows.networks import is_given, method_notes, needs_of, parts_of, symmetries_for, without_gain
 from sapling.workflows.pair import build_pair, student_network, teacher_networks
@@ -51,6 +52,7 @@ def plan(config: RunConfig, *, task: str = "distill", screen: Screen | None = No
     check_names(config, task)
     student_name, given = resolve_name(config.student.model), is_given(config.teacher.model)
     data = open_checked(config, screen, task=task)
+    folder, config = run_folder(config, task), chosen_teacher(config, data.img_size)
     machine = prepare_machine(config)
     channels = data.num_channels
     shape = student_shape = (channels, data.img_size, data.img_size)
@@ -63,7 +65,7 @@ def plan(config: RunConfig, *, task: str = "distill", screen: Screen | None = No
     batch = batch_size_for(config, data)
     step_seconds = _time_step(student, shape, batch, machine, train=True)
     result: dict[str, Any] = {
-        "folder": run_folder(config, task),
+        "folder": folder,
         "data": {"classes": data.num_classes, "img_size": data.img_size, "views": data.views, **data_sizes(data)},
         "machine": {"device": machine.device, "precision": machine.precision, "threads": machine.threads},
         "student": _card(model_name(student_name), student, shape),

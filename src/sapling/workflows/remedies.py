@@ -11,35 +11,18 @@ from typing import Any
 
 from sapling import methods
 from sapling.config import RunConfig
-from sapling.errors import SaplingError
 from sapling.evaluation.diagnosis import Finding, fits_validation_only
 from sapling.evaluation.measured import Measured
 from sapling.methods.combination import split_name
 from sapling.methods.diffusion_settings import DiffusionConfig
 from sapling.models.build import list_models, public_name
-from sapling.models.sizes import check_size
+from sapling.workflows.choose import can_read, larger_network, small_teacher, teacher_for
 from sapling.workflows.conflicts import mixed_by
 from sapling.workflows.networks import OF_TRAINING, TRAINED_HERE, is_given, parts_of
 from sapling.workflows.next_run import changed, command_of, flags_of
 from sapling.workflows.passes import AUTO_STEPS, MAX_EPOCHS, MIN_EPOCHS
 
-LARGER = {
-    "cnn3": "cnn4",
-    "cnn4": "resnet18",
-    "resnet18": "resnet34",
-    "resnet34": "resnet50",
-    "resnet50": "resnet101",
-    "resnet8": "resnet20",
-    "resnet20": "resnet56",
-    "resnet56": "resnet110",
-    "resnet20_s2": "resnet56_s2",
-    "wrn_16_2": "wrn_40_2",
-    "wrn_16_2_s2": "wrn_40_2_s2",
-    "mobilenetv3_small_100": "mobilenetv3_large_100",
-    "efficientnet_b0": "efficientnet_b2",
-}
 SHRINKING = ("resnet18", "resnet34", "resnet50", "resnet101")
-MOST_SMALL = 128  # pixels; measured at 64 (AID, from scratch): docs/guide/teachers.md
 FITS = 0.95  # a teacher that has this share of its training images right has had epochs enough
 USUAL_PULL = 3.0  # of a term that is neither too strong nor too weak, against that of the labels
 USUAL_TEMPERATURE = 4.0
@@ -103,7 +86,7 @@ def teacher_anew(config: RunConfig, img_size: int, architecture: str | None) -> 
     if is_given(config.teacher.model):
         # of several networks, or of one that only its file describes, there is no name
         name = public_name(architecture if isinstance(architecture, str) else "")
-        if name not in list_models(name) or not _reads(name, img_size):
+        if name not in list_models(name) or not can_read(name, img_size):
             name = _new_teacher(config, img_size)
         config = changed(config, {**_no_given_teacher(), "teacher.model": name})
     return flags_of(config, "teacher.")
@@ -144,13 +127,13 @@ def _better_teacher(m: Measured, config: RunConfig) -> Remedy:
             {**_no_given_teacher(), "teacher.model": name},
             keeps_teacher=False,
         )
-    if (small := _for_small(m.img_size)) and teacher.model in SHRINKING and not teacher.pretrained:
+    if (small := small_teacher(m.img_size)) and teacher.model in SHRINKING and not teacher.pretrained:
         return Remedy(
             f"A teacher that does not shrink small images at once: {small}.",
             {"teacher.model": small},
             keeps_teacher=False,
         )
-    larger = _larger(teacher.model, config)
+    larger = larger_network(teacher.model, m.img_size)
     if m.teacher_train.right >= FITS and larger:
         return Remedy(f"A larger teacher: {larger}.", {"teacher.model": larger}, keeps_teacher=False)
     epochs = max(2 * MIN_EPOCHS, 2 * (teacher.epochs or m.epochs))
@@ -255,7 +238,7 @@ def _larger_student(m: Measured, config: RunConfig) -> Remedy:
         return _other_method(m, config)
     if (more := _features_too(config)) is not None:
         return more
-    larger = _larger(config.student.model, config)
+    larger = larger_network(config.student.model, m.img_size)
     if larger is None:
         return _more_steps(m, config)
     return Remedy(f"A larger student: {larger}.", {"student.model": larger})
@@ -338,34 +321,8 @@ def _no_given_teacher() -> dict[str, Any]:
 
 
 def _new_teacher(config: RunConfig, img_size: int | None) -> str:
-    """A network to train here, from scratch: one that does not shrink small images at once, or one that is larger."""
-    small = _for_small(img_size)
-    if small is not None and not config.student.model.removeprefix("sapling_").startswith("wrn"):
-        return small
-    return _larger(config.student.model, config) or "resnet34"
-
-
-def _for_small(img_size: int | None) -> str | None:
-    """The best teacher from scratch that was measured on small images; None for larger ones."""
-    if img_size is None or img_size > MOST_SMALL:
-        return None
-    return "wrn_16_2_s2" if img_size >= MOST_SMALL // 2 else "wrn_16_2"
-
-
-def _larger(name: str, config: RunConfig) -> str | None:
-    """The next larger relative that can read images of this size; None where none is known."""
-    larger = LARGER.get(name.removeprefix("sapling_"))
-    return larger if larger is not None and _reads(larger, config.data.img_size) else None
-
-
-def _reads(name: str, img_size: int | None) -> bool:
-    """Whether a network can read images of this size, if it is known."""
-    try:
-        if img_size is not None:
-            check_size(name, img_size)
-    except SaplingError:
-        return False
-    return True
+    """A network to train here, from scratch."""
+    return teacher_for(config.student.model, img_size)
 
 
 def from_elsewhere(card: Mapping[str, Any]) -> bool:
