@@ -60,7 +60,7 @@ def test_a_folder_called_auto_is_no_teacher(tmp_path, monkeypatch):
 
 
 def test_settings_of_weights_alone_are_refused_where_it_is_trained():
-    with pytest.raises(UsageError, match="teacher.img_size would not be used"):
+    with pytest.raises(UsageError, match=r"teacher\.img_size would not be used"):
         distill(data="digits", teacher={"img_size": 32})
 
 

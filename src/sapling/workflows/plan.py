@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from sapling import methods
-from sapling.config import RunConfig
+from sapling.config import AUTO, RunConfig
 from sapling.data.loader import Dataset
 from sapling.engine.phases import phase_epochs
 from sapling.engine.plan import before_students
@@ -52,7 +52,8 @@ def plan(config: RunConfig, *, task: str = "distill", screen: Screen | None = No
     check_names(config, task)
     student_name, given = resolve_name(config.student.model), is_given(config.teacher.model)
     data = open_checked(config, screen, task=task)
-    folder, config = run_folder(config, task), chosen_teacher(config, data.img_size)
+    folder, is_chosen = run_folder(config, task), config.teacher.model == AUTO
+    config = chosen_teacher(config, data.img_size)
     machine = prepare_machine(config)
     channels = data.num_channels
     shape = student_shape = (channels, data.img_size, data.img_size)
@@ -87,6 +88,7 @@ def plan(config: RunConfig, *, task: str = "distill", screen: Screen | None = No
         per_image = passes / len(cards)  # forward holds all that are given
         result["teacher"] = {
             "model": config.teacher.model,
+            "is_chosen": is_chosen,
             **{key: sum(card[key] for card in cards) * (1 if given else num) for key in ("parameters", "macs")},
             "num_teachers": num,
             "symmetries": symmetries,
