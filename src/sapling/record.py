@@ -18,7 +18,7 @@ from typing import IO, Any
 
 import yaml
 
-from sapling.config import MethodBlock, RunConfig, save
+from sapling.config import AUTO, MethodBlock, RunConfig, save
 from sapling.errors import RunError, SaplingError, UsageError
 
 FORMAT = 1
@@ -27,7 +27,11 @@ SPLIT_FILE = "split.csv"
 STOPPED_FILE = "stopped.json"
 INTERRUPTED = "interrupted"
 MOST_LETTERS = 4000  # of one text in stopped.json
-FIRST_FILES = {"config.yaml", "environment.json", "data.json", "machine.json", "log.txt", SPLIT_FILE, STOPPED_FILE}
+CHOSEN = "chosen.json"  # what the settings leave open and the run chose
+FIRST_FILES = {
+    *("config.yaml", "environment.json", "data.json", "machine.json"),
+    *(CHOSEN, "log.txt", SPLIT_FILE, STOPPED_FILE),
+}
 LIBRARIES = ("torch", "torchvision", "timm", "numpy", "pillow", "onnxruntime")
 
 
@@ -297,9 +301,11 @@ def refuse_foreign_folder(folder: Path) -> None:
 
 
 def stamp_of(config: RunConfig, task: str) -> str:
-    """What tells whether a folder's run is this run; no method has a part in training alone."""
+    """What tells whether a folder's run is this run; no method and no teacher has a part in training alone."""
     if task != "distill":  # what stood in the settings when the first such runs were made
         config = config.model_copy(update={"method": MethodBlock(name="kd")})
+        if config.teacher.model == AUTO:
+            config = config.model_copy(update={"teacher": config.teacher.model_copy(update={"model": "resnet18"})})
     return f"{task}:{config.fingerprint()}"
 
 

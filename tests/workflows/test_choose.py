@@ -4,13 +4,21 @@ import json
 
 import pytest
 
-from sapling import distill
+from sapling import distill, methods
 from sapling.config import build
+from sapling.data.loader import load_data
 from sapling.errors import UsageError
 from sapling.models.build import resolve_name
+from sapling.record import stamp_of
+from sapling.workflows import choose
 from sapling.workflows.choose import LARGER, chosen_teacher, teacher_for
 from sapling.workflows.networks import is_given
+from sapling.workflows.pair import check_pair
 from sapling.workflows.plan import plan
+
+
+def settings(student, method="dist", **teacher):
+    return build({"data": "x", "student": student, "teacher": teacher, "method": method})
 
 
 @pytest.mark.parametrize(
@@ -18,33 +26,61 @@ from sapling.workflows.plan import plan
     [
         ("cnn3", 64, False, "wrn_16_2_s2"),
         ("sapling_cnn3", 128, False, "wrn_16_2_s2"),
-        ("cnn3", 63, False, "wrn_16_2"),
+        ("cnn4", 48, False, "wrn_16_2_s2"),
+        ("cnn3", 47, False, "wrn_16_2"),
+        # these shrink small images at once
         ("resnet18", 64, False, "wrn_16_2_s2"),
+        ("resnet18.a1_in1k", 64, False, "wrn_16_2_s2"),
+        ("torchvision:alexnet", 64, False, "wrn_16_2_s2"),
+        # these do not: only a larger one is better
+        ("resnet8x4", 32, False, "resnet32x4"),
+        ("resnet20", 32, False, "resnet56"),
         ("wrn_16_2_s2", 64, False, "wrn_40_2_s2"),
-        ("wrn_40_2", 32, False, "resnet34"),
+        ("resnet50_cifar", 32, False, None),
         ("cnn3", 129, False, "resnet18"),
         ("resnet20", 224, False, "resnet18"),
         ("resnet18", 224, False, "resnet34"),
+        ("resnet34.a1_in1k", 224, False, "resnet50"),
         ("efficientnet_b0", 224, False, "efficientnet_b2"),
-        ("densenet121", 224, False, "resnet34"),
+        ("densenet121", 224, False, None),
+        ("torchvision:alexnet", 224, False, None),
         # published weights: the small ones have none
         ("cnn3", 64, True, "resnet18"),
         ("wrn_16_2_s2", 64, True, "resnet18"),
         ("mobilenetv3_small_100", 64, True, "mobilenetv3_large_100"),
+        ("vit_tiny_patch16_224", 224, True, None),
     ],
 )
 def test_a_teacher_is_chosen_for_the_student_and_the_size(student, side, pretrained, name):
-    assert teacher_for(student, side, pretrained=pretrained) == name
-    config = build({"data": "x", "student": student, "teacher": {"pretrained": pretrained}})
-    assert chosen_teacher(config, side).teacher.model == name
+    assert teacher_for(settings(student), side, pretrained=pretrained) == name
+    config = settings(student, pretrained=pretrained)
+    if name is None:
+        with pytest.raises(UsageError, match=f"no larger relative of the student '{student}' is known"):
+            chosen_teacher(config, side)
+    else:
+        assert chosen_teacher(config, side).teacher.model == name
 
 
 @pytest.mark.parametrize("side", [32, 64, 224])
-def test_no_student_is_its_own_teacher_and_every_name_is_known(side):
-    for student in LARGER:
-        name = teacher_for(student, side)
-        assert resolve_name(name) != resolve_name(student)
-        assert resolve_name(LARGER[student]) != resolve_name(student)
+@pytest.mark.parametrize("pretrained", [False, True])
+def test_no_student_is_its_own_teacher_and_every_name_is_known(side, pretrained):
+    for student in (*LARGER, *LARGER.values(), "resnet34.a1_in1k", "resnet152"):
+        name = teacher_for(settings(student), side, pretrained=pretrained)
+        assert name is None or resolve_name(name) != resolve_name(student.partition(".")[0])
+        assert name is None or not pretrained or not resolve_name(name).startswith("sapling_")
+
+
+def test_a_student_of_published_weights_is_taught_by_such_a_teacher():
+    chosen = chosen_teacher(build({"data": "x", "student": {"model": "resnet18", "pretrained": True}}), 64).teacher
+    assert (chosen.model, chosen.pretrained) == ("resnet34", True)
+
+
+@pytest.mark.parametrize("side", [16, 32, 64])
+def test_every_method_can_hear_the_teacher_that_is_chosen_for_it(side):
+    data = load_data("digits", img_size=side)
+    for name in methods.names():
+        config = chosen_teacher(build({"data": {"source": "digits", "img_size": side}, "method": name}), side)
+        check_pair(config, data)
 
 
 def test_a_teacher_that_is_named_is_no_choice():
@@ -60,7 +96,7 @@ def test_a_folder_called_auto_is_no_teacher(tmp_path, monkeypatch):
 
 
 def test_settings_of_weights_alone_are_refused_where_it_is_trained():
-    with pytest.raises(UsageError, match=r"teacher\.img_size would not be used"):
+    with pytest.raises(UsageError, match=r"^the teacher is trained here, so teacher\.img_size would not be used"):
         distill(data="digits", teacher={"img_size": 32})
 
 
@@ -80,12 +116,34 @@ def test_the_choice_is_said_recorded_and_found_again(photos, tmp_path, monkeypat
     assert json.loads((run.folder / "teacher" / "config.json").read_text())["architecture"] == "sapling_wrn_16_2"
     assert "teacher: wrn_16_2, chosen for cnn3 at 16 px" in (run.folder / "log.txt").read_text()
     # the next run names it, whatever is chosen then
-    texts = [f["command"] for f in run.results["diagnosis"].get("findings", []) if f["command"].startswith("sapling d")]
+    found = run.results["diagnosis"]
+    texts = [f["command"] for f in [*found["findings"], *filter(None, [found.get("next")])] if f["command"]]
+    assert texts
     assert all("--teacher auto" not in text for text in texts)
     # the same command finds the run that is there, finished or not
     assert distill(**blocks).folder == run.folder
     assert plan(build(blocks))["folder"] == planned["folder"]
     (run.folder / "results.json").unlink()
     lines = (run.folder / "metrics.jsonl").read_text()
-    assert distill(**blocks).folder == run.folder
+    # and it keeps its teacher, whatever would be chosen now
+    monkeypatch.setattr(choose, "small_teacher", lambda config, img_size: "resnet20")
+    again = distill(**blocks)
+    assert again.folder == run.folder
     assert (run.folder / "metrics.jsonl").read_text() == lines
+    assert again.results["teacher"]["model"] == again.results["manifest"]["teacher"] == "wrn_16_2"
+
+
+def test_where_no_teacher_is_known_the_command_ends_before_an_image_is_decoded(photos, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SAPLING_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(UsageError, match="no teacher is named"):
+        distill(data={"source": str(photos), "img_size": 224}, student="densenet121")
+    assert not list((tmp_path / "cache").rglob("images.npy"))
+
+
+def test_training_alone_has_no_teacher():
+    """Runs of ``sapling train`` from before a teacher could be left open are found."""
+    config = build({"data": "x", "student": "cnn3"})
+    old = build({"data": "x", "student": "cnn3", "teacher": "resnet18"})
+    assert stamp_of(config, "train") == stamp_of(old, "train")
+    assert stamp_of(config, "distill") != stamp_of(old, "distill")

@@ -333,7 +333,8 @@ def test_a_weak_teacher_of_small_images_is_replaced_by_one_that_does_not_shrink_
         ("cnn3", 32, "wrn_16_2"),
         ("cnn3", 224, "resnet18"),
         ("wrn_16_2_s2", 64, "wrn_40_2_s2"),
-        ("wrn_40_2", 32, "resnet34"),
+        ("wrn_40_2", 32, "resnet32x4"),
+        ("densenet121", 224, "resnet34"),
     ],
 )
 def test_a_given_weak_teacher_is_replaced_by_the_best_that_is_known_from_scratch(tmp_path, student, side, name):

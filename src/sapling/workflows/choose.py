@@ -1,13 +1,14 @@
 """Which network is trained as the teacher where none is named, and which are larger than another.
 
-Nothing is looked at but the student's name and the size of the images; what the choice rests on is in
-docs/guide/teachers.md.
+The student, the size of the images and what the method asks of the teacher decide; no image is looked at. What the
+choice rests on is in docs/guide/teachers.md.
 """
 
 from __future__ import annotations
 
+from sapling import methods
 from sapling.config import AUTO, RunConfig
-from sapling.errors import SaplingError
+from sapling.errors import SaplingError, UsageError
 from sapling.models.build import PREFIX, public_name, resolve_name
 from sapling.models.sizes import check_size
 
@@ -17,53 +18,101 @@ LARGER = {
     "resnet18": "resnet34",
     "resnet34": "resnet50",
     "resnet50": "resnet101",
-    "resnet8x4": "resnet32x4",
     "resnet20": "resnet56",
+    "resnet32": "resnet56",
+    "resnet44": "resnet56",
     "resnet56": "resnet110",
+    "resnet110": "resnet32x4",
+    "resnet8x4": "resnet32x4",
     "resnet20_s2": "resnet56_s2",
+    "resnet56_s2": "wrn_40_2_s2",
+    "wrn_16_1": "wrn_16_2",
     "wrn_16_2": "wrn_40_2",
+    "wrn_40_1": "wrn_40_2",
+    "wrn_40_2": "resnet32x4",
     "wrn_16_2_s2": "wrn_40_2_s2",
+    "resnet18_cifar": "resnet34_cifar",
+    "resnet34_cifar": "resnet50_cifar",
     "mobilenetv3_small_100": "mobilenetv3_large_100",
     "efficientnet_b0": "efficientnet_b2",
 }
-MOST_SMALL = 128  # pixels
+MOST_SMALL = 128  # pixels: above it networks that shrink images at once lose little
+LEAST_STRIDED = 48  # pixels: below it a stem of stride 2 leaves few
 
 
-def chosen_teacher(config: RunConfig, img_size: int) -> RunConfig:
-    """The settings with a teacher's name in them, where they leave it open."""
-    if config.teacher.model != AUTO:
-        return config
-    name = teacher_for(config.student.model, img_size, pretrained=config.teacher.pretrained)
-    return config.model_copy(update={"teacher": config.teacher.model_copy(update={"model": name})})
+def chosen_teacher(config: RunConfig, img_size: int, *, before: str | None = None) -> RunConfig:
+    """The settings with a teacher's name in them, where they leave it open.
 
-
-def teacher_for(student: str, img_size: int | None, *, pretrained: bool = False) -> str:
-    """A network to train for this student: one that does not shrink small images at once, or one that is larger.
+    A student that starts from published weights gets a teacher that does so too.
 
     Args:
-        student: name of the student.
+        config: the settings.
+        img_size: side of the images.
+        before: what was chosen when the run was begun, and stays.
+
+    Raises:
+        UsageError: no network is known that could teach this student.
+    """
+    if config.teacher.model != AUTO:
+        return config
+    pretrained = config.teacher.pretrained or config.student.pretrained
+    name = before or teacher_for(config, img_size, pretrained=pretrained)
+    if name is None:
+        raise UsageError(
+            f"no teacher is named, and no larger relative of the student {config.student.model!r} is known",
+            allowed="--teacher NAME, one of sapling models; or a trained network",
+            remedy="--teacher resnet50",
+        )
+    return config.model_copy(
+        update={"teacher": config.teacher.model_copy(update={"model": name, "pretrained": pretrained})}
+    )
+
+
+def teacher_for(config: RunConfig, img_size: int | None, *, pretrained: bool = False) -> str | None:
+    """A network to train for the student: one that does not shrink small images at once, or one that is larger.
+
+    Args:
+        config: names the student and the method.
         img_size: side of the images; None where it is unknown.
         pretrained: whether it is to start from published weights, which the small ones do not have.
+
+    Returns:
+        Its name; None where none is known that is larger.
     """
-    small, larger = small_teacher(img_size), larger_network(student, img_size)
-    if small is not None and not pretrained:
-        return (larger or "resnet34") if public_name(student).startswith("wrn") else small
-    if larger is not None and not _is_ours(larger):
+    name = plain_name(config.student.model)
+    is_ours = resolve_name(name).startswith(PREFIX) and ":" not in name
+    larger, small = larger_network(name, img_size), None if pretrained else small_teacher(config, img_size)
+    if small is not None:
+        # of the networks for small images, which do not shrink them either, only a larger one is better
+        return larger if is_ours and not name.startswith("cnn") else small
+    if larger is not None and not resolve_name(larger).startswith(PREFIX):
         return larger
-    return "resnet18" if _is_ours(student) else "resnet34"
+    return "resnet18" if is_ours else None
 
 
-def small_teacher(img_size: int | None) -> str | None:
-    """The best teacher from scratch that was measured on small images; None for larger ones."""
+def small_teacher(config: RunConfig, img_size: int | None) -> str | None:
+    """The best teacher from scratch that was measured on small images; None for larger ones.
+
+    Args:
+        config: names the method: a Wide ResNet has no activation behind a stage, which some ask for.
+        img_size: side of the images; None where it is unknown.
+    """
     if img_size is None or img_size > MOST_SMALL:
         return None
-    return "wrn_16_2_s2" if img_size >= MOST_SMALL // 2 else "wrn_16_2"
+    asked = methods.taps(config.method.name, **config.method.options).teacher
+    name = "resnet56" if any(tap.endswith(".pre") for tap in asked) else "wrn_16_2"
+    return f"{name}_s2" if img_size >= LEAST_STRIDED else name
 
 
 def larger_network(name: str, img_size: int | None) -> str | None:
     """The next larger relative that can read images of this size; None where none is known."""
-    larger = LARGER.get(public_name(name))
+    larger = LARGER.get(plain_name(name))
     return larger if larger is not None and can_read(larger, img_size) else None
+
+
+def plain_name(name: str) -> str:
+    """As a user calls it, without a tag of weights."""
+    return public_name(name).partition(".")[0]
 
 
 def can_read(name: str, img_size: int | None) -> bool:
@@ -74,7 +123,3 @@ def can_read(name: str, img_size: int | None) -> bool:
     except SaplingError:
         return False
     return True
-
-
-def _is_ours(name: str) -> bool:
-    return resolve_name(name).startswith(PREFIX)

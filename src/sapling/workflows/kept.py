@@ -22,7 +22,7 @@ from sapling.types import Teacher
 from sapling.workflows.answers import FILE, VIEWS, fingerprint, keep, open_store_of, size_in_words
 from sapling.workflows.dataset import open_checked
 from sapling.workflows.gate import refuse_replaced
-from sapling.workflows.networks import is_given, settle_teacher
+from sapling.workflows.networks import is_given
 from sapling.workflows.passes import Machine, check_names, prepare_machine
 from sapling.workflows.teacher import CheckedTeacher, get_teacher
 
@@ -189,7 +189,6 @@ class _Reading(Run):
 
 def _open(run: Run, config: RunConfig, views: int, screen: Screen) -> _Open:
     data = open_checked(config, screen, run)
-    config = settle_teacher(run, data)
     machine = prepare_machine(config, run)
     teacher = get_teacher(run, data, machine, screen)
     taps = methods.taps(config.method.name, **config.method.options).teacher

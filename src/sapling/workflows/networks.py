@@ -16,7 +16,7 @@ from sapling.models.create import origin_of, resolve_name
 from sapling.models.licence import NOT_STATED
 from sapling.models.load import LoadedModel, ensemble_folders, is_model_path, load_model, weights_alone
 from sapling.models.sizes import check_size
-from sapling.record import Run
+from sapling.record import CHOSEN, Run, read_json, write_json
 from sapling.teachers.ensemble import PLAIN, Symmetry, symmetries_of
 from sapling.workflows.choose import chosen_teacher
 from sapling.workflows.conflicts import Needs, check_method_fits, mixed_by
@@ -207,12 +207,19 @@ def check_sizes(config: RunConfig, task: str, img_size: int) -> None:
 
 
 def settle_teacher(run: Run, data: Dataset) -> RunConfig:
-    """The run's settings, from now on with a name for the teacher that they leave open."""
-    config = chosen_teacher(run.config, data.img_size)
-    if config is not run.config:
-        run.log(f"teacher: {config.teacher.model}, chosen for {config.student.model} at {data.img_size} px")
-        run.config = config
-    return config
+    """The run's settings, from now on with a name for the teacher that they leave open.
+
+    The name is kept in the run folder: a run that goes on keeps its teacher, whatever would be chosen now.
+    """
+    kept = run.path(CHOSEN)
+    if run.config.teacher.model == AUTO:
+        before = read_json(kept).get("teacher") if kept.exists() else None
+        run.config = chosen_teacher(run.config, data.img_size, before=before)
+        if before is None:
+            name = run.config.teacher.model
+            write_json(kept, {"teacher": name})
+            run.log(f"teacher: {name}, chosen for {run.config.student.model} at {data.img_size} px")
+    return run.config
 
 
 def load_given(settings: TeacherConfig, data: Dataset) -> LoadedModel:
@@ -245,6 +252,5 @@ def _refuse(config: RunConfig, keys: tuple[str, ...], why: str, remedy: str) -> 
     fields = type(config.teacher).model_fields
     unused = [key for key in keys if getattr(config.teacher, key) != fields[key].default]
     if unused:
-        raise UsageError(
-            f"the teacher {config.teacher.model!r} {why}, so teacher.{unused[0]} would not be used", remedy=remedy
-        )
+        named = "the teacher" + (f" {config.teacher.model!r}" if config.teacher.model != AUTO else "")
+        raise UsageError(f"{named} {why}, so teacher.{unused[0]} would not be used", remedy=remedy)

@@ -53,7 +53,7 @@ def plan(config: RunConfig, *, task: str = "distill", screen: Screen | None = No
     student_name, given = resolve_name(config.student.model), is_given(config.teacher.model)
     data = open_checked(config, screen, task=task)
     folder, is_chosen = run_folder(config, task), config.teacher.model == AUTO
-    config = chosen_teacher(config, data.img_size)
+    config = chosen_teacher(config, data.img_size) if task == "distill" else config
     machine = prepare_machine(config)
     channels = data.num_channels
     shape = student_shape = (channels, data.img_size, data.img_size)

@@ -127,7 +127,7 @@ def _better_teacher(m: Measured, config: RunConfig) -> Remedy:
             {**_no_given_teacher(), "teacher.model": name},
             keeps_teacher=False,
         )
-    if (small := small_teacher(m.img_size)) and teacher.model in SHRINKING and not teacher.pretrained:
+    if (small := small_teacher(config, m.img_size)) and teacher.model in SHRINKING and not teacher.pretrained:
         return Remedy(
             f"A teacher that does not shrink small images at once: {small}.",
             {"teacher.model": small},
@@ -322,7 +322,7 @@ def _no_given_teacher() -> dict[str, Any]:
 
 def _new_teacher(config: RunConfig, img_size: int | None) -> str:
     """A network to train here, from scratch."""
-    return teacher_for(config.student.model, img_size)
+    return teacher_for(config, img_size) or "resnet34"
 
 
 def from_elsewhere(card: Mapping[str, Any]) -> bool:
