@@ -39,7 +39,7 @@ def main() -> None:
             data=Path(root) / "eurosat_rgb.zip",
             teacher="resnet18",
             student="cnn3",
-            method="kd",
+            method={"name": "kd", "alpha": 0.1},
             train={"num_seeds": 3},
             output=folder,
             screen=Screen(),

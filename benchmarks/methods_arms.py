@@ -50,11 +50,7 @@ ARMS: dict[str, tuple[str, dict[str, Any]]] = {
         for t in (1.0, 2.0, 4.0)
         for share in (0.1, 0.3, 0.5)
     },
-    "kd, T 4, beside whole labels": ("kd", {"weights": {"ce": 1, "kd": 1}}),
-    **{
-        f"kd, standardised, {name}": ("kd", {"temperature": 2, "standardize": True, "weights": {"ce": ce, "kd": kd}})
-        for name, ce, kd in (("labels 0.5", 0.5, 4.5), ("beside whole labels", 1, 1))
-    },
+    "kd, standardised, weights 1": ("kd", {"temperature": 2, "standardize": True}),
     **{f"fdbd, MSE {n}": ("fdbd", {"mse_scale": n}) for n in (1, 30, 100)},
     "fdbd, MSE 30, no denoiser": ("fdbd", {"mse_scale": 30, "denoiser": False}),
     "dist+fdbd, MSE 30": ("dist+fdbd", {"fdbd": {"mse_scale": 30}}),
@@ -72,7 +68,7 @@ ARMS: dict[str, tuple[str, dict[str, Any]]] = {
     "fdbd, normalised, latent 32": ("fdbd", {**NORMAL, "ae_channels": 32}),
     "fdbd, normalised, longer first phase": ("fdbd", {**NORMAL, "phase1_epochs": 140}),
     "fdbd, normalised, logits too": ("fdbd", {**NORMAL, "branches": ("feat", "logit")}),
-    "fdbd, KL, and kd": ("fdbd+kd", {"fdbd": KL}),
+    "fdbd, KL, and kd": ("fdbd+kd", {"fdbd": KL, "kd": {"alpha": 0.1}}),
     "dist+fdbd, KL": ("dist+fdbd", {"fdbd": KL}),
     "dist+fdbd, normalised": ("dist+fdbd", {"fdbd": NORMAL}),
 }

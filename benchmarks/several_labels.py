@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import csv
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -22,7 +23,7 @@ import sapling
 from sapling.data.loader import Dataset
 from sapling.record import environment, read_json, write_json
 
-METHODS = ("kd", "dist")
+METHODS: dict[str, dict[str, Any]] = {"kd": {"name": "kd", "alpha": 0.1}, "dist": {"name": "dist"}}
 SIDE, TILES = 32, 4
 
 
@@ -75,12 +76,12 @@ def main() -> None:
         output=str(options.folder / "teacher"),
     )
     rows = {}
-    for method in METHODS:
+    for method, settings in METHODS.items():
         run = sapling.distill(
             data=data,
             teacher=str(teacher.folder),
             student="cnn3",
-            method=method,
+            method=settings,
             train={"epochs": options.epochs, "num_seeds": options.seeds, "threads": options.threads},
             deploy=quick,
             output=str(options.folder / method),

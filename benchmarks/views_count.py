@@ -54,7 +54,7 @@ def one(
         architecture="sapling_cnn3",
         pretrained=False,
         method="kd",
-        options={},
+        options={"alpha": 0.1},
         optim=optim_settings(config, data, epochs=epochs, pretrained=False),
         teacher=teacher,
         imbalance=("none", 1.0),

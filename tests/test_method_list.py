@@ -70,13 +70,13 @@ def test_a_setting_shows_its_default_and_its_range(explained):
     assert "temperature = 4 (above 0, at most 1,000)" in text
     assert "standardize = false (true | false)" in text
     assert "alpha = none (0 to 1 or none)" in text
-    assert "weights = {ce: 0.1, kd: 0.9} (term: number or none)" in text
+    assert "weights = {ce: 1, kd: 1} (term: number or none)" in text
     assert "teacher_tap = none (text or none)" in explained("fitnet")
 
 
 def test_a_combination_shows_the_weights_of_its_parts(explained):
     text = explained("kd+at")
-    assert " kd.weights = {ce: 0.1, kd: 0.9} " in text
+    assert " kd.weights = {ce: 1, kd: 1} " in text
     assert " at.weights = {ce: 1, at: 1000} " in text
     assert " weights = none " in text
 

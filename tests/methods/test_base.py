@@ -24,7 +24,8 @@ def two_phases(tmp_path):
 
 def test_default_weights():
     assert make("none").weights == {"ce": 1.0}
-    assert make("kd").weights == {"ce": 0.1, "kd": 0.9}
+    assert make("kd").weights == {"ce": 1.0, "kd": 1.0}
+    assert make("ctkd").weights == {"ce": 0.1, "kd": 0.9}
     assert make("dkd").weights == {"ce": 1.0, "tckd": 1.0, "nckd": 8.0}
     assert make("dist").weights == {"ce": 1.0, "inter": 2.0, "intra": 2.0}
 
@@ -38,7 +39,7 @@ def test_alpha_multiplies_the_label_term(tmp_path):
 
 def test_weights_that_are_not_named_keep_their_default():
     assert make("dkd", weights={"nckd": 2}).weights == {"ce": 1.0, "tckd": 1.0, "nckd": 2.0}
-    assert make("kd", weights={}).weights == {"ce": 0.1, "kd": 0.9}
+    assert make("ctkd", weights={}).weights == {"ce": 0.1, "kd": 0.9}
 
 
 @pytest.mark.parametrize(
@@ -70,7 +71,7 @@ def test_alpha_of_the_control_says_what_is_wrong():
 def test_weights_are_a_copy():
     method = make("kd")
     method.weights["kd"] = 7
-    assert method.weights["kd"] == 0.9
+    assert method.weights["kd"] == 1.0
 
 
 def test_active_terms():

@@ -70,22 +70,23 @@ def test_terms_are_those_of_the_parts():
 @pytest.mark.parametrize(
     ("name", "options", "expected"),
     [
-        ("kd+at", {}, {"ce": 0.1, "kd": 0.9, "at": 1000}),
-        ("at+kd", {}, {"ce": 0.1, "at": 1000, "kd": 0.9}),
+        ("kd+at", {}, {"ce": 1, "kd": 1, "at": 1000}),
+        ("at+kd", {}, {"ce": 1, "at": 1000, "kd": 1}),
+        ("ctkd+at", {}, {"ce": 0.1, "kd": 0.9, "at": 1000}),
         ("at+fitnet", {}, {"ce": 1, "at": 1000, "hint": 100}),
-        ("kd+at", {"at": {"weight": 0.5}}, {"ce": 0.1, "kd": 0.9, "at": 500}),
+        ("kd+at", {"at": {"weight": 0.5}}, {"ce": 1, "kd": 1, "at": 500}),
         ("kd+at", {"kd": {"alpha": 0.3, "weight": 2}}, {"ce": 0.3, "kd": 1.4, "at": 1000}),
         ("kd+at", {"kd": {"weights": {"ce": 1, "kd": 4}}}, {"ce": 1, "kd": 4, "at": 1000}),
         ("kd+at", {"alpha": 0.5}, {"ce": 0.5, "kd": 0.5, "at": 500}),
         ("kd+at", {"alpha": 0.5, "at": {"weight": 3}}, {"ce": 0.5, "kd": 0.5, "at": 1500}),
         ("kd+at", {"alpha": 1}, {"ce": 1, "kd": 0, "at": 0}),
-        ("kd+at", {"weights": {"ce": 1}}, {"ce": 1, "kd": 0.9, "at": 1000}),
-        ("kd+at", {"weights": {"at": 7}, "at": {"weight": 3}}, {"ce": 0.1, "kd": 0.9, "at": 7}),
-        ("kd+fdbd", {"fdbd": {"weight": 0.5}}, {"ce": 0.1, "kd": 0.9, "diffkd": 0.5, "diff": 1, "ae": 1}),
+        ("kd+at", {"weights": {"ce": 0.5}}, {"ce": 0.5, "kd": 1, "at": 1000}),
+        ("kd+at", {"weights": {"at": 7}, "at": {"weight": 3}}, {"ce": 1, "kd": 1, "at": 7}),
+        ("kd+fdbd", {"fdbd": {"weight": 0.5}}, {"ce": 1, "kd": 1, "diffkd": 0.5, "diff": 1, "ae": 1}),
         ("dist+nuclear", {}, {"ce": 1, "inter": 2, "intra": 2, "kd": 0, "nuclear": 0.05}),
-        ("kd+nuclear", {}, {"ce": 0.1, "kd": 0.9, "nuclear_kd": 0, "nuclear": 0.05}),
+        ("kd+nuclear", {}, {"ce": 1, "kd": 1, "nuclear_kd": 0, "nuclear": 0.05}),
         ("at+nuclear", {"nuclear": {"base": "kd"}}, {"ce": 0.1, "at": 1000, "kd": 0.9, "nuclear": 0.045}),
-        ("ctkd+kd", {"weights": {"ctkd_kd": 3}}, {"ce": 0.1, "ctkd_kd": 3, "kd": 0.9}),
+        ("ctkd+kd", {"weights": {"ctkd_kd": 3}}, {"ce": 0.1, "ctkd_kd": 3, "kd": 1}),
         ("function_matching+at", {}, {"ce": 0, "kd": 1, "at": 1000}),
     ],
 )
@@ -149,7 +150,7 @@ def test_parts_that_cannot_stand_together(tmp_path):
 def test_several_labels_only_if_every_part_can():
     info = dataclasses.replace(pair_info(), multi_label=True, train_labels=None)
     method = build("kd+at", info=info)
-    assert method.weights == {"bce": 0.1, "kd": 0.9, "at": 1000}
+    assert method.weights == {"bce": 1, "kd": 1, "at": 1000}
     many = dataclasses.replace(batch(), labels=None, targets=torch.ones(16, 5))
     assert set(terms_of(method, batch=many)) == {"bce", "kd", "at"}
     with pytest.raises(MethodError, match="needs one class per image"):
@@ -259,10 +260,11 @@ def test_a_method_that_answers_itself_is_no_part():
     assert not methods.load_class("kd+at").ships_own_parts()
 
 
-@pytest.mark.parametrize("name", ["kd+ps_kd", "function_matching+ps_kd"])
+@pytest.mark.parametrize("name", ["ctkd+ps_kd", "function_matching+ps_kd"])
 def test_the_past_takes_no_more_from_the_labels_than_they_have(name):
     with pytest.raises(ConfigError, match=r"the term past takes 0\.8 from the true label"):
         build(name)
     method = build("kd+ps_kd", kd={"alpha": 0.5}, ps_kd={"weight": 0.5})
     assert method.weights["past"] * 0.8 <= method.weights["ce"]
     build("at+ps_kd")
+    build("kd+ps_kd")

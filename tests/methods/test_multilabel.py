@@ -36,7 +36,8 @@ def test_terms_are_bce_and_the_divergence_of_sigmoids():
 
 
 def test_alpha_and_weights_mean_the_label_term():
-    assert methods.build("kd", INFO).weights == {"bce": pytest.approx(0.1), "kd": pytest.approx(0.9)}
+    assert methods.build("kd", INFO).weights == {"bce": 1, "kd": 1}
+    assert methods.build("kd", INFO, alpha=0.25).weights == {"bce": pytest.approx(0.25), "kd": pytest.approx(0.75)}
     assert methods.build("kd", INFO, alpha=1).weights == {"bce": 1, "kd": 0}
     assert methods.build("kd", INFO, alpha=1).active_terms(Phase(terms=("ce",))) == ("bce",)
     assert methods.build("kd", INFO, weights={"ce": 3}).weights["bce"] == 3

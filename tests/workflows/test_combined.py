@@ -77,8 +77,9 @@ def test_the_diagnosis_looks_at_the_part_that_softens_answers():
         config = build({"data": "x", "method": method})
         return softening(config), _alpha(config)
 
-    assert seen("kd") == ((4.0, False), 0.1)
-    assert seen(["at", {"name": "kd", "temperature": 2, "standardize": True}]) == ((2.0, True), 0.1)
+    assert seen("kd") == ((4.0, False), None)
+    assert seen("nuclear") == ((4.0, False), 0.1)
+    assert seen(["at", {"name": "kd", "temperature": 2, "standardize": True}]) == ((2.0, True), None)
     assert seen(["at", "fitnet"]) == ((None, False), None)
     assert seen("kd+nuclear") == ((4.0, False), 0.1)
     assert seen(["at", {"name": "kd", "alpha": 0.5}]) == ((4.0, False), None)
@@ -126,10 +127,10 @@ def test_a_recipe_that_is_not_followed_is_named_in_the_log(name):
 @pytest.mark.parametrize(
     ("method", "terms"),
     [
-        ("kd+kdpp", "0.9 kd + 1 kdpp_kd"),
+        ("kd+kdpp", "1 kd + 1 kdpp_kd"),
         ({"name": "kd+kdpp", "alpha": 0.5, "kdpp": {"weight": 0.5}}, "0.5 kd + 0.25 kdpp_kd"),
-        ({"name": "kd+kdpp", "weights": {"kdpp_kd": 3.0}}, "0.9 kd + 3 kdpp_kd"),
-        ("at+kd+dkd", "0.9 kd + 1 tckd + 8 nckd"),
+        ({"name": "kd+kdpp", "weights": {"kdpp_kd": 3.0}}, "1 kd + 3 kdpp_kd"),
+        ("at+kd+dkd", "1 kd + 1 tckd + 8 nckd"),
         ("kd+at", None),
         ("kdpp+ps_kd", None),
         ({"name": "kd+kdpp", "weights": {"kdpp_kd": 0}}, None),

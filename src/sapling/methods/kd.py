@@ -7,19 +7,19 @@ copies their order and spacing but not their scale.
 Family: logits
 Paper: Hinton, Vinyals, Dean: Distilling the Knowledge in a Neural Network, arXiv:1503.02531
 Year: 2015
-Formula: L = alpha CE(z_s, y) + (1 - alpha) T^2 KL(softmax(z_t / T) || softmax(z_s / T)), mean over the batch. Where an
-    image may have several labels: alpha BCE + (1 - alpha) T^2 KL of sigmoid(z / T), each a mean over images and labels
-Defaults: T = 4, ce 0.1, kd 0.9: mdistiller and RepDistiller on CIFAR-100. mdistiller on ImageNet: T = 1,
-    0.5, 0.5. LSKD (Sun, Ren, Li, Wang, Cao: Logit Standardization in Knowledge Distillation,
-    arXiv:2403.01427, CVPR 2024), in its repository: standardize, T = 2, ce 0.1, kd 9.
-    On EuroSAT (resnet18 at 95.7 % -> cnn3, 3 seeds) these defaults were not shown to beat the control: +0.3
-    points, -0.7 to +1.3. From teachers that were trained with mixup they are several points below the control (AID):
-    take dist there. Other temperatures and weights were tried and are in docs/methods/measured.md.
-Departures: alpha multiplies the label term, as everywhere here; some repositories let it multiply the
-    teacher's. With standardize, T stays 4 and kd 0.9 unless they are given: setting one option never
-    changes another. Sigmoids in place of the softmax are the common form for several labels per image; the defaults
-    are those of one class per image and were not tuned for it. With standardize they are refused: the score over the
-    logits of an image would take away how many labels it has.
+Formula: L = w_ce CE(z_s, y) + w_kd T^2 KL(softmax(z_t / T) || softmax(z_s / T)), mean over the batch. Where an image
+    may have several labels: w_ce BCE + w_kd T^2 KL of sigmoid(z / T), each a mean over images and labels
+Defaults: T = 4, weights 1 and 1: the labels keep the weight that they have in the student alone. Nearly the recipe kdt4
+    of the repository of DIST and DiffKD (hunto/image_classification_sota: 0.9 and 1). mdistiller and RepDistiller take
+    ce 0.1, kd 0.9 on CIFAR-100 (--alpha 0.1), mdistiller on ImageNet T = 1, 0.5, 0.5; LSKD (Sun, Ren, Li, Wang, Cao:
+    Logit Standardization in Knowledge Distillation, arXiv:2403.01427, CVPR 2024) in its repository standardize, T = 2,
+    ce 0.1, kd 9. From teachers that were trained with mixup students with those weights are several points below the
+    control (AID), with the default they are not; trials and figures are in docs/methods/measured.md.
+Departures: --alpha A gives the labels A and the teacher 1 - A; some repositories let alpha multiply the teacher's
+    term. With standardize, T stays 4 and both weights 1 unless they are given: setting one option never changes
+    another. Sigmoids in place of the softmax are the common form for several labels per image; the defaults are those
+    of one class per image and were not tuned for it. With standardize they are refused: the score over the logits of
+    an image would take away how many labels it has.
 Reference: CIFAR-100, top-1 in %: ResNet-56 -> 20 70.66, ResNet-32x4 -> 8x4 73.33 (alone 69.06 and 72.50; teachers
     72.34 and 79.42); RepDistiller's README. With standardize 71.43 and 76.62; LSKD's README. ImageNet: ResNet-34 ->
     18 71.03; mdistiller's README.
@@ -53,7 +53,6 @@ class KD(Method):
     config: Config
     terms = ("ce", "kd")
     requires = Requires(labels=False, multi_label=True)
-    default_alpha = 0.1
 
     @classmethod
     def softens_logits(cls, config: MethodConfig) -> bool:

@@ -151,7 +151,7 @@ def _flattened_twice(config: RunConfig) -> str | None:
             return (
                 f"the teacher is trained with mixed images, whose answers are soft already, and kd flattens them to "
                 f"temperature {temperature:g}: such students were 4 to 10 points below the control on AID "
-                "(docs/methods/measured.md). --method dist does not mind; --alpha 0.5, too, took the loss away."
+                "(docs/methods/measured.md). With its default weights kd was not, nor is --method dist."
             )
     return None
 
