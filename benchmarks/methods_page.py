@@ -33,10 +33,13 @@ MIMIC_LONG = {
     "aid-32px-100-epochs-mimic-wrn": "AID, from a wrn_16_2",
 }
 MIXED = {"aid-32px-60-epochs-mixup": "AID, 60 epochs with mixup, from a ResNet-20"}
+KD_TUNED = {f"{name}-kd-{TUNED}": title for name, title in SETS.items()}
 OTHERS = {f"{name}-diffkd-{TUNED}": title for name, title in SETS.items()}
 SHIPPED_TRIALS = {f"{name}-fdbd-trials": title for name, title in SETS.items()}
 PAGE = DOCS / "methods" / "measured.md"
 CONTROL = "control"
+MIXED_EPOCHS = 40
+"""Of the students whose teachers were trained with mixup, at 64 pixels."""
 MOST_TRIALS = 8
 """Settings of the control that are shown."""
 LOOKS = {"better": ("method", "^"), "worse": ("control", "v"), "no difference shown": ("muted", "o")}
@@ -179,6 +182,19 @@ def mimic_trials(tried: dict[str, dict[str, dict[str, float]]]) -> str:
     return "\n".join(lines)
 
 
+def of_mixed_teachers(rows: list[dict[str, Any]]) -> str:
+    """Markdown: dev accuracy of the students of each teacher that was trained with mixup, the best mean first."""
+    rows = [row for row in rows if row["recipe"] == "mixed" and row.get("student_epochs") == MIXED_EPOCHS]
+    heads = [f"teacher {row['seed']}: {100 * row['teacher']['top1']:.1f} %" for row in rows]
+    found = {arm: [row["students"][arm]["top1"] for row in rows] for arm in rows[0]["students"]}
+    lines = [f"| method | {' | '.join(heads)} | minus control, mean |", "|---|" + "---|" * (len(rows) + 1)]
+    for arm, values in sorted(found.items(), key=lambda item: -mean(item[1])):
+        gain = "" if arm == CONTROL else f"{100 * (mean(values) - mean(found[CONTROL])):+.1f}"
+        cells = [*(f"{100 * value:.1f}" for value in values), gain]
+        lines.append(f"| `{arm}` | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def control_trials(tried: dict[str, Any]) -> str:
     """Markdown: the best settings of the control's training, and the usual one."""
     means, usual = tried["means"], tried["usual"]
@@ -216,6 +232,10 @@ def main() -> None:
     text = between(text, "trials", table(trials, tried, 1, ranked=False))
     of_kd = {title: kept[name]["arms"] for name, title in KD_TRIALS.items() if name in kept}
     text = between(text, "kd", table(of_kd, order(of_kd, 3, by="gain"), 3, ranked=False))
+    text = between(text, "kd tuned", beside_control(kept, KD_TUNED))
+    text = between(text, "kd long", beside_control(kept, {"aid-32px-100-epochs-kd": "AID, 100 epochs"}))
+    recipes = json.loads((HERE / "results" / "teacher_recipes.json").read_text(encoding="utf-8"))["rows"]
+    text = between(text, "kd mixed", of_mixed_teachers(recipes))
     tuned = {f"{name}-{TUNED}": title for name, title in SETS.items()}
     text = between(text, "tuned", beside_control(kept, tuned))
     text = between(text, "long", beside_control(kept, LONG))
