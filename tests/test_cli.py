@@ -221,10 +221,10 @@ def test_dry_run_writes_nothing(run, photos, tmp_path, monkeypatch):
     assert "about " in out
     assert " cnn3: " in out  # as users type it, not as timm lists it
     assert "sapling_" not in out
-    assert "(chosen" not in out
+    assert "chosen for" not in out
     assert not list(tmp_path.iterdir())
     code, out, _ = run("distill", photos, "--img-size", 16, "--dry-run")
-    assert (code, "wrn_16_2 (chosen, --teacher names another): 6" in " ".join(out.split())) == (0, True)
+    assert (code, "teacher wrn_16_2, chosen for cnn3 at 16 px" in " ".join(out.split())) == (0, True)
 
 
 def test_train_evaluate_predict_export_report(run, photos, tmp_path):

@@ -53,7 +53,9 @@ def distill(
     data: Data = None,
     teacher: Annotated[
         str | None,
-        typer.Option(help="Name to train here (auto: by size), trained model, NAME=weights.pth; several: A,B."),
+        typer.Option(
+            help="Name to train here, trained model, NAME=weights.pth; several: A,B (auto: by student, size)."
+        ),
     ] = None,
     student: Annotated[str | None, typer.Option(help="cnn3, cnn4 or any timm name.")] = None,
     teachers: Annotated[

@@ -176,8 +176,9 @@ def print_plan(plan: Mapping[str, Any]) -> None:
             if num > 1:
                 training = f"{num} of them, {training}" + (" each" if epochs else "")
                 sizes += " in all"
-            name = card["model"] + (" (chosen, --teacher names another)" if card.get("is_chosen") else "")
-            table.add_row(role, Text(f"{name}: {sizes}, {training}"))
+            if card.get("pretrained"):
+                training += " from published weights"
+            table.add_row(role, Text(f"{card['model']}: {sizes}, {training}"))
             if card.get("cross_fit"):
                 table.add_row("", f"cross-fitted: each was trained without one of {num} folds, and answers it alone")
             if card.get("symmetries", 1) > 1:

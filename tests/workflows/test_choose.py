@@ -11,7 +11,7 @@ from sapling.errors import UsageError
 from sapling.models.build import resolve_name
 from sapling.record import stamp_of
 from sapling.workflows import choose
-from sapling.workflows.choose import LARGER, chosen_teacher, teacher_for
+from sapling.workflows.choose import LARGER, chosen_teacher, note_of_choice, teacher_for
 from sapling.workflows.networks import is_given
 from sapling.workflows.pair import check_pair
 from sapling.workflows.plan import plan
@@ -36,6 +36,7 @@ def settings(student, method="dist", **teacher):
         ("resnet8x4", 32, False, "resnet32x4"),
         ("resnet20", 32, False, "resnet56"),
         ("wrn_16_2_s2", 64, False, "wrn_40_2_s2"),
+        ("wrn_40_2_s2", 64, False, "resnet18_cifar"),
         ("resnet50_cifar", 32, False, None),
         ("cnn3", 129, False, "resnet18"),
         ("resnet20", 224, False, "resnet18"),
@@ -59,6 +60,20 @@ def test_a_teacher_is_chosen_for_the_student_and_the_size(student, side, pretrai
             chosen_teacher(config, side)
     else:
         assert chosen_teacher(config, side).teacher.model == name
+
+
+@pytest.mark.parametrize(
+    ("student", "name"),
+    [("cnn3", "resnet56"), ("wrn_16_2", "resnet56"), ("resnet56", "resnet110"), ("resnet8x4", "resnet32x4")],
+)
+def test_a_method_that_needs_an_activation_gets_a_teacher_with_one(student, name):
+    assert teacher_for(settings(student, "ofd"), 32) == name
+    assert teacher_for(settings(student, "kd+ofd"), 32) == name
+
+
+def test_a_teacher_that_may_be_the_smaller_one_is_said_to_be():
+    for student, side, doubt in (("cnn3", 64, False), ("resnet18", 64, True), ("resnet20", 64, False)):
+        assert ("may be the smaller" in note_of_choice(chosen_teacher(settings(student), side), side)) == doubt
 
 
 @pytest.mark.parametrize("side", [32, 64, 224])

@@ -63,14 +63,20 @@ def test_kd_from_a_teacher_of_mixed_images_is_warned_of_before_it_is_trained():
 
     mixed = {"teacher": {"recipe": "mixed"}}
     papers = {"name": "kd", "alpha": 0.1}
-    for method in (papers, ["at", papers], [papers, "at"], {**papers, "temperature": 2}):
+    weights = {"weights": {"ce": 0.1, "kd": 9}}
+    standardised = {"name": "kd", "standardize": True, "temperature": 2, **weights}
+    half, heavy = {"name": "kd", "alpha": 0.5}, {"name": "kd", "weights": {"kd": 3}}
+    papers_like = (half, heavy, standardised, "nuclear", "ctkd")
+    for method in (papers, ["at", papers], [papers, "at"], {**papers, "temperature": 2}, *papers_like):
         assert said(method, **mixed)
         assert said(method, data={"source": "digits", "cutmix": 1})
         assert not said(method)
         assert not said(method, teacher={"model": "runs/t/teacher"})
         assert not said(method, data={"source": "digits", "cutmix": 1}, teacher={"mixup": 0, "cutmix": 0})
-    for harmless in ({"standardize": True}, {"temperature": 1}, {"alpha": 0.5}):
-        assert not said({**papers, **harmless}, **mixed)
+    assert not said({**papers, "temperature": 1}, **mixed)
+    assert not said({"name": "kd", "standardize": True}, **mixed)
+    assert not said({"name": "kd", "alpha": 1}, **mixed)
+    assert not said("at+nuclear", **mixed)
     assert not said("kd", **mixed)
     assert not said("kd+at", **mixed)
     assert not said("dist", **mixed)

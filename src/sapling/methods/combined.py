@@ -7,9 +7,9 @@ asks, the parts answer:
   ``combination.term_names``).
 * **Weights**: a term keeps the weight that it has in its own method, with the settings of its part, times the part's
   ``weight``; terms that only train parts of the method (``own_terms``) are not multiplied. The label term has the
-  smallest weight that a part gives it: what one part takes from the labels (kd: 0.1 in place of 1) the others do not
-  give back. So ``kd+at`` is 0.1 ce + 0.9 kd + 1000 at. ``weights`` of the whole stand above all that, and ``alpha`` of
-  the whole is handed to every part: ce = alpha, and every other term 1 - alpha times its natural size.
+  smallest weight that a part gives it: what one part takes from the labels (ctkd: 0.1 in place of 1) the others do
+  not give back. So ``ctkd+at`` is 0.1 ce + 0.9 kd + 1000 at. ``weights`` of the whole stand above all that, and
+  ``alpha`` of the whole is handed to every part: ce = alpha, and every other term 1 - alpha times its natural size.
 * **Random numbers**: every part is drawn as if it stood alone, so its first parameters are those of the plain method,
   and a combination of one is that method, bit for bit. While training, parts draw one after the other.
 * **Phases**: those before the students belong to their part, as in a run of that method alone, and so does what they

@@ -25,11 +25,14 @@ LARGER = {
     "resnet110": "resnet32x4",
     "resnet8x4": "resnet32x4",
     "resnet20_s2": "resnet56_s2",
+    "resnet8x4_s2": "wrn_40_2_s2",
     "resnet56_s2": "wrn_40_2_s2",
     "wrn_16_1": "wrn_16_2",
     "wrn_16_2": "wrn_40_2",
     "wrn_40_1": "wrn_40_2",
     "wrn_40_2": "resnet32x4",
+    "wrn_40_2_s2": "resnet18_cifar",
+    "resnet32x4": "resnet18_cifar",
     "wrn_16_2_s2": "wrn_40_2_s2",
     "resnet18_cifar": "resnet34_cifar",
     "resnet34_cifar": "resnet50_cifar",
@@ -61,7 +64,7 @@ def chosen_teacher(config: RunConfig, img_size: int, *, before: str | None = Non
         raise UsageError(
             f"no teacher is named, and no larger relative of the student {config.student.model!r} is known",
             allowed="--teacher NAME, one of sapling models; or a trained network",
-            remedy="--teacher resnet50",
+            remedy="sapling models 'resnet*' --sizes lists some with their sizes",
         )
     return config.model_copy(
         update={"teacher": config.teacher.model_copy(update={"model": name, "pretrained": pretrained})}
@@ -84,7 +87,8 @@ def teacher_for(config: RunConfig, img_size: int | None, *, pretrained: bool = F
     larger, small = larger_network(name, img_size), None if pretrained else small_teacher(config, img_size)
     if small is not None:
         # of the networks for small images, which do not shrink them either, only a larger one is better
-        return larger if is_ours and not name.startswith("cnn") else small
+        is_larger = not is_ours or name.startswith("cnn") or (larger and _is_wide(larger) and not _is_wide(small))
+        return (small if small != name else None) if is_larger else larger
     if larger is not None and not resolve_name(larger).startswith(PREFIX):
         return larger
     return "resnet18" if is_ours else None
@@ -104,6 +108,16 @@ def small_teacher(config: RunConfig, img_size: int | None) -> str | None:
     return f"{name}_s2" if img_size >= LEAST_STRIDED else name
 
 
+def note_of_choice(config: RunConfig, img_size: int) -> str:
+    """What a user must know of the teacher that was chosen and now stands in the settings."""
+    name, student = config.teacher.model, plain_name(config.student.model)
+    is_small = not config.teacher.pretrained and name == small_teacher(config, img_size)
+    doubt = "; as a teacher of others than cnn3 it was not measured, and it may be the smaller network"
+    return f"{name}, chosen for {config.student.model} at {img_size} px" + (
+        doubt if is_small and not student.startswith("cnn") else ""
+    )
+
+
 def larger_network(name: str, img_size: int | None) -> str | None:
     """The next larger relative that can read images of this size; None where none is known."""
     larger = LARGER.get(plain_name(name))
@@ -113,6 +127,10 @@ def larger_network(name: str, img_size: int | None) -> str | None:
 def plain_name(name: str) -> str:
     """As a user calls it, without a tag of weights."""
     return public_name(name).partition(".")[0]
+
+
+def _is_wide(name: str) -> bool:
+    return name.startswith("wrn")
 
 
 def can_read(name: str, img_size: int | None) -> bool:

@@ -19,7 +19,7 @@ from sapling.record import run_folder
 from sapling.report.wording import model_name
 from sapling.screen import Screen
 from sapling.workflows.answers import decide
-from sapling.workflows.choose import chosen_teacher
+from sapling.workflows.choose import chosen_teacher, note_of_choice
 from sapling.workflows.dataset import open_checked
 from sapling.workflows.networks import is_given, method_notes, needs_of, parts_of, symmetries_for, without_gain
 from sapling.workflows.pair import build_pair, student_network, teacher_networks
@@ -89,6 +89,7 @@ def plan(config: RunConfig, *, task: str = "distill", screen: Screen | None = No
         result["teacher"] = {
             "model": config.teacher.model,
             "is_chosen": is_chosen,
+            "pretrained": config.teacher.pretrained and not given,
             **{key: sum(card[key] for card in cards) * (1 if given else num) for key in ("parameters", "macs")},
             "num_teachers": num,
             "symmetries": symmetries,
@@ -108,7 +109,8 @@ def plan(config: RunConfig, *, task: str = "distill", screen: Screen | None = No
         result["warnings"] = without_gain(config)
         result["method"] = {"name": config.method.name, **config.method.options}
         result["weights"] = method.weights_in(method.phases()[-1])
-        result["notes"] = method_notes(config, epochs)
+        choice = [f"teacher {note_of_choice(config, data.img_size)}"] if is_chosen else []
+        result["notes"] = [*choice, *method_notes(config, epochs)]
         shipped = method.deployable(student)
         if shipped is not student:
             result["shipped"] = _card(f"{student_name} with {config.method.name}", shipped, student_shape)
