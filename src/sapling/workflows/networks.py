@@ -154,8 +154,8 @@ def _flattened_twice(config: RunConfig) -> str | None:
             return (
                 f"the teacher is trained with mixed images, whose answers are soft already, and {method.name} gives "
                 f"the labels {weights['ce']:g} and the teacher {weights['kd']:g}: students of kd with such weights "
-                "were 2 to 9 points below the control on AID (docs/methods/measured.md). With 1 and 1, kd's own weights, "
-                "they were not, nor is --method dist."
+                "were 2 to 9 points below the control on AID (docs/methods/measured.md). With 1 and 1, kd's own "
+                "weights, they were not, nor is --method dist."
             )
     return None
 
