@@ -76,4 +76,4 @@ def test_usual_weights_are_those_that_nobody_changed(name):
     if name == "kd+pkt":
         for options in ({"weights": {"kd": 500.0}}, {"kd": {"weights": {"kd": 500.0}}}):
             changed = methods.build(name, info, **options)
-            assert (changed.weights["kd"], changed.usual_weights["kd"]) == (500.0, 0.9)
+            assert (changed.weights["kd"], changed.usual_weights["kd"]) == (500.0, 1.0)

@@ -188,7 +188,7 @@ def test_a_weight_far_above_its_usual_one_is_named_before_the_learning_rate(
     with pytest.raises(TrainingError) as caught:
         fit([member], data, settings(batch_size=batch_size), teacher=teacher)
     remedy = caught.value.remedy
-    assert ("lower the weight of 'kd': it is 500, by itself 0.9 (--set method.weights.kd=0.9)" in remedy) == advised
+    assert ("lower the weight of 'kd': it is 500, by itself 1 (--set method.weights.kd=1)" in remedy) == advised
     assert "--lr" in remedy
 
 

@@ -347,7 +347,7 @@ def test_a_run_that_was_killed_in_any_phase_ends_with_the_same_bits(
         measured = [row["gradients"] for row in taught if "gradients" in row]
         assert measured
         assert all({"ce", "kd", "diffkd", "total"} <= set(norms) for norms in measured)
-        weights = {"ce": 0.1, "kd": 0.9, "diffkd": 0.5, "diff": 1.0, "ae": 1.0}
+        weights = {"ce": 1.0, "kd": 1.0, "diffkd": 0.5, "diff": 1.0, "ae": 1.0}
         assert broken.results["manifest"]["weights"] == weights
         assert broken.results["manifest"]["method"] == "kd+fdbd"
         assert "kd+fdbd" in (broken.folder / "report.html").read_text()
