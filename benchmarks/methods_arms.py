@@ -79,6 +79,8 @@ CORE = (
 """What is compared where no arms are named; ``function_matching`` wants hundreds of epochs and mixed images."""
 PAIRS = (
     ("fdbd", "dist"),
+    ("kd", "dist"),
+    ("kd", "kd, T 4, labels 0.1"),
     ("fdbd", "fdbd, no denoiser"),
     ("dist+fdbd", "dist"),
     ("dist+fdbd", "dist+fdbd, no denoiser"),
