@@ -225,6 +225,12 @@ def test_dry_run_writes_nothing(run, photos, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
     code, out, _ = run("distill", photos, "--img-size", 16, "--dry-run")
     assert (code, "teacher wrn_16_2, chosen for cnn3 at 16 px" in " ".join(out.split())) == (0, True)
+    assert "published weights" not in out
+    code, out, _ = run("distill", photos, "--img-size", 16, "--set", "teacher.pretrained=true", "--dry-run")
+    shown = " ".join(out.split())
+    assert code == 0
+    assert "teacher resnet18, chosen for cnn3" in shown
+    assert "from published weights" in shown
 
 
 def test_train_evaluate_predict_export_report(run, photos, tmp_path):

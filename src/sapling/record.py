@@ -29,8 +29,14 @@ INTERRUPTED = "interrupted"
 MOST_LETTERS = 4000  # of one text in stopped.json
 CHOSEN = "chosen.json"  # what the settings leave open and the run chose
 FIRST_FILES = {
-    *("config.yaml", "environment.json", "data.json", "machine.json"),
-    *(CHOSEN, "log.txt", SPLIT_FILE, STOPPED_FILE),
+    "config.yaml",
+    "environment.json",
+    "data.json",
+    "machine.json",
+    CHOSEN,
+    "log.txt",
+    SPLIT_FILE,
+    STOPPED_FILE,
 }
 LIBRARIES = ("torch", "torchvision", "timm", "numpy", "pillow", "onnxruntime")
 

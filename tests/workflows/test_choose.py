@@ -69,6 +69,7 @@ def test_a_teacher_is_chosen_for_the_student_and_the_size(student, side, pretrai
 def test_a_method_that_needs_an_activation_gets_a_teacher_with_one(student, name):
     assert teacher_for(settings(student, "ofd"), 32) == name
     assert teacher_for(settings(student, "kd+ofd"), 32) == name
+    assert teacher_for(settings("resnet56_s2", "ofd"), 64) is None
 
 
 def test_a_teacher_that_may_be_the_smaller_one_is_said_to_be():

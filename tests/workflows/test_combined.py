@@ -81,7 +81,7 @@ def test_the_diagnosis_looks_at_the_part_that_softens_answers():
     assert seen("nuclear") == ((4.0, False), 0.1)
     assert seen(["at", {"name": "kd", "temperature": 2, "standardize": True}]) == ((2.0, True), None)
     assert seen(["at", "fitnet"]) == ((None, False), None)
-    assert seen("kd+nuclear") == ((4.0, False), 0.1)
+    assert seen("kd+nuclear") == ((4.0, False), None)
     assert seen(["at", {"name": "kd", "alpha": 0.5}]) == ((4.0, False), None)
     assert seen({"name": "kd+at", "alpha": 0.5}) == ((4.0, False), 0.5)
     assert seen({"name": "kd", "alpha": 0.5}) == ((4.0, False), 0.5)

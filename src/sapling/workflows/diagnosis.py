@@ -131,7 +131,7 @@ def _alpha(config: RunConfig) -> float | None:
         return float(options["alpha"])
     parts = [own for _, _, own in methods.parts(config.method.name, **options)]
     is_own = options.get("weights") is not None or any(p.weights is not None for p in parts)
-    if is_own or (len(parts) > 1 and any(p.alpha is not None for p in parts)):
+    if is_own or len(parts) > 1:  # the labels of a combination have the smallest weight of its parts
         return None
     return method.default_alpha
 

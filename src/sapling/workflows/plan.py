@@ -88,7 +88,6 @@ def plan(config: RunConfig, *, task: str = "distill", screen: Screen | None = No
         per_image = passes / len(cards)  # forward holds all that are given
         result["teacher"] = {
             "model": config.teacher.model,
-            "is_chosen": is_chosen,
             "pretrained": config.teacher.pretrained and not given,
             **{key: sum(card[key] for card in cards) * (1 if given else num) for key in ("parameters", "macs")},
             "num_teachers": num,
