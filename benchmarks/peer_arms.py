@@ -25,7 +25,11 @@ Job = argparse.Namespace
 
 
 def ours(job: Job, kind: str) -> dict[str, Any]:
-    """Our loop on a folder that was never packed: ``alone``, ``live`` or ``cached``; several alphas are one pass."""
+    """Our loop on a folder that was never packed: ``alone``, ``live`` or ``cached``; several alphas are one pass.
+
+    ``job.method`` is ``kd`` with the peers' loss unless it is named: then with its own defaults.
+    """
+    named = getattr(job, "method", None)
     clock, root = Clock(), peers.images_of(job)
     place = peers.teacher_of(job, job.teacher)
     with clock.of("store"):
@@ -42,14 +46,15 @@ def ours(job: Job, kind: str) -> dict[str, Any]:
             student=job.student,
             seed=job.seed,
             name=f"a{alpha:.2f}",
-            method="none" if teacher is None else "kd",
-            options={} if teacher is None else peers.kd_options(alpha),
+            method="none" if teacher is None else named or "kd",
+            options={} if teacher is None or named else peers.kd_options(alpha),
             teacher=teacher,
+            cosine=job.cosine,
         )
         for alpha in job.alphas
     ]
     with clock.of("train"):
-        peers.train(members, data, job, machine, teacher)
+        peers.train(members, data, job, machine, teacher, half_size_share=getattr(job, "half_size_share", 0.0))
     return {"seconds": clock.seconds, "top1": [peers.accuracy(m.student.model, data, job) for m in members]}
 
 
@@ -94,7 +99,9 @@ def timm_task(job: Job, teacher: nn.Module, student: nn.Module, alpha: float, cl
             verbose=False,
         )
         loader = DataLoader(usual_data(job, **cfg), job.batch, shuffle=True, drop_last=True)
-        sgd = torch.optim.SGD(student.parameters(), LR, momentum=0.9, weight_decay=WEIGHT_DECAY, nesterov=True)
+        sgd = torch.optim.SGD(
+            student.parameters(), LR * job.batch / 64, momentum=0.9, weight_decay=WEIGHT_DECAY, nesterov=True
+        )
     with clock.of("train"):
         for _ in range(job.epochs):
             task.train()
@@ -113,7 +120,7 @@ def torchdistill(job: Job, teacher: nn.Module, student: nn.Module, alpha: float,
     kd = {"key": "KDLoss", "kwargs": {"temperature": TEMPERATURE, "alpha": alpha, "reduction": "batchmean"}}
     for role in ("student", "teacher"):
         kd["kwargs"] |= {f"{role}_module_path": ".", f"{role}_module_io": "output"}
-    rule = {"lr": LR, "momentum": 0.9, "weight_decay": WEIGHT_DECAY, "nesterov": True}
+    rule = {"lr": LR * job.batch / 64, "momentum": 0.9, "weight_decay": WEIGHT_DECAY, "nesterov": True}
     loader = {
         "dataset_id": "train",
         "sampler": {"class_or_func": RandomSampler, "kwargs": {}},
@@ -125,6 +132,7 @@ def torchdistill(job: Job, teacher: nn.Module, student: nn.Module, alpha: float,
         "teacher": {"forward_proc": "forward_batch_only", "requires_grad": False},
         "student": {"forward_proc": "forward_batch_only", "requires_grad": True},
         "optimizer": {"key": "SGD", "kwargs": rule},
+        **({"scheduler": {"key": "CosineAnnealingLR", "kwargs": {"T_max": job.epochs}}} if job.cosine else {}),
         "criterion": {"key": "WeightedSumLoss", "kwargs": {"sub_terms": {"kd": {"criterion": kd, "weight": 1.0}}}},
     }
     with clock.of("setup"):
@@ -169,6 +177,7 @@ def main() -> None:
     arm, text, file = sys.argv[1:]
     job = argparse.Namespace(**json.loads(text))
     job.alphas = getattr(job, "alphas", [ALPHA])
+    job.cosine = getattr(job, "cosine", False)
     peers.set_threads(job.threads)
     Path(file).write_text(json.dumps(ARMS[arm](job)), encoding="utf-8")
 

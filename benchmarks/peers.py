@@ -38,6 +38,7 @@ from sapling.data.loader import Dataset, load_data
 from sapling.data.splits import Split
 from sapling.engine import gradients, trainer
 from sapling.engine.optim import OptimSettings
+from sapling.engine.plan import half_size_epochs
 from sapling.engine.trainer import Member, PassSettings, fit
 from sapling.models.create import create_model
 from sapling.models.load import load_model, save_model
@@ -111,9 +112,11 @@ def settings(data: Dataset, threads: int) -> RunConfig:
     return build({"data": {"source": data.source.name, "img_size": data.img_size}, "train": {"threads": threads}})
 
 
-def optim(data: Dataset, epochs: int, batch: int) -> OptimSettings:
-    """SGD with a constant rate, as the peers have it."""
-    return OptimSettings("sgd", LR, WEIGHT_DECAY, "constant", 0, epochs * data.num_batches(batch))
+def optim(data: Dataset, epochs: int, batch: int, *, cosine: bool = False) -> OptimSettings:
+    """SGD with a constant rate, as the peers have it; or a cosine after an epoch of warm-up, as ours is by itself."""
+    steps = data.num_batches(batch)
+    schedule, warmup = ("cosine", steps) if cosine else ("constant", 0)
+    return OptimSettings("sgd", LR * batch / 64, WEIGHT_DECAY, schedule, warmup, epochs * steps)
 
 
 def member(
@@ -127,6 +130,7 @@ def member(
     options: dict[str, Any] | None = None,
     teacher: Teacher | None = None,
     epochs: int | None = None,
+    cosine: bool = False,
 ) -> Member:
     """A student with its method."""
     return make_member(
@@ -138,7 +142,7 @@ def member(
         pretrained=False,
         method=method,
         options=dict(options or {}),
-        optim=optim(data, epochs or o.epochs, o.batch),
+        optim=optim(data, epochs or o.epochs, o.batch, cosine=cosine),
         teacher=teacher,
         imbalance=("none", 1.0),
     )
@@ -156,9 +160,12 @@ def train(
     machine: Machine,
     teacher: Teacher | None,
     epochs: int | None = None,
+    half_size_share: float = 0.0,
 ) -> None:
     """One pass of our loop."""
-    how = PassSettings("pass", epochs or o.epochs, o.batch, members[0].seed, machine.device, machine.bf16, True)
+    epochs = epochs or o.epochs
+    half = half_size_epochs(half_size_share, epochs)
+    how = PassSettings("pass", epochs, o.batch, members[0].seed, machine.device, machine.bf16, True, half)
     if o.as_of_epochs:  # the pull of terms is measured at four steps at least: in a part of a run it would be too often
         trainer.stride = lambda terms, _: gradients.stride(terms, o.as_of_epochs * data.num_batches(o.batch))
     fit(members, data, how, teacher=teacher)
@@ -166,12 +173,15 @@ def train(
 
 def teacher_of(o: argparse.Namespace, architecture: str) -> Path:
     """The trained teacher's folder; made once, its time is nobody's."""
-    place = Path(o.folder) / f"{architecture}-{o.images}-{o.teacher_epochs}-{o.img_size}"
+    cosine = bool(getattr(o, "cosine", False))
+    place = Path(o.folder) / f"{architecture}-{o.images}-{o.teacher_epochs}-{o.img_size}{'-cosine' if cosine else ''}"
     if (place / "classes.txt").exists():
         return place
     data = opened(images_of(o), o.img_size)
     machine = prepare_machine(settings(data, o.threads))
-    one = member(data, o, student=architecture, seed=TEACHER_STREAM, method="none", epochs=o.teacher_epochs)
+    one = member(
+        data, o, student=architecture, seed=TEACHER_STREAM, method="none", epochs=o.teacher_epochs, cosine=cosine
+    )
     train([one], data, o, machine, None, o.teacher_epochs)
     print(f"teacher {architecture}: {accuracy(one.student.model, data, o):.3f} on dev", flush=True)
     temporary = Path(tempfile.mkdtemp(dir=o.folder))

@@ -145,6 +145,7 @@ class TrainConfig(Block):
     )
     imbalance_power: float = Field(1.0, gt=0, le=4, description="how strongly: 1 whole, 0.5 half way; tau")
     layer_decay: float | None = Field(None, gt=0, le=1, description="share of the next layer's rate; None: all alike")
+    half_size_share: float = Field(0.0, ge=0, le=0.9, description="share of epochs, the first, at half the image side")
     seed: int = Field(0, ge=0, le=2**29, description="first seed: initial weights, batch order, view offset")
     num_seeds: int = Field(3, ge=1, le=100, description="replicates: seeds seed, seed + 1, ..")
     members_per_pass: int | None = Field(None, ge=1, description="trained at a time; None: as many as memory holds")
@@ -390,8 +391,7 @@ def override(blocks: Mapping[str, Any], assignments: Mapping[str, Any]) -> dict[
 
 def save(config: RunConfig) -> str:
     """The settings as YAML text that ``load`` reads back."""
-    text: str = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-    return text
+    return str(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
 
 
 def _paths() -> list[str]:

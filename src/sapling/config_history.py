@@ -21,7 +21,13 @@ YOUNGER: dict[str, dict[str, Any]] = {
         "value_range": None,
         "multi_label": "auto",
     },
-    "train": {"ema_decay": None, "imbalance": "none", "imbalance_power": 1.0, "layer_decay": None},
+    "train": {
+        "ema_decay": None,
+        "imbalance": "none",
+        "imbalance_power": 1.0,
+        "layer_decay": None,
+        "half_size_share": 0.0,
+    },
     "teacher": {
         "recipe": "plain",
         "views": None,

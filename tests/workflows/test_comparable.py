@@ -53,6 +53,7 @@ def test_the_lists_hold_what_they_should():
     }  # fmt: skip
     assert {key for _, _, key in IN_SETTINGS} == {
         "pretrained", "freeze_backbone", "momentum", "step_epochs", "step_factor", "clip_norm", "layer_decay",
+        "half_size_share",
     }  # fmt: skip
 
 

@@ -60,3 +60,8 @@ def stretches(method: Method, epochs: int) -> list[Stretch]:
         found.append(Stretch(phase, first, last))
         first = last
     return found
+
+
+def half_size_epochs(share: float, epochs: int) -> int:
+    """The number of epochs, from the first, with images of half the side; the last one always has whole images."""
+    return min(round(share * epochs), epochs - 1)

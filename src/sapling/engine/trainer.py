@@ -99,6 +99,8 @@ class PassSettings:
         device: ``cpu``, ``cuda``, ..
         bf16: whether the forward runs under bf16 autocast; losses never do.
         channels_last: memory format of images and weights.
+        half_size_epochs: so many epochs, from the first, in which students read their images at half the side; the
+            teacher is always asked about the whole ones.
     """
 
     name: str
@@ -108,6 +110,7 @@ class PassSettings:
     device: str
     bf16: bool
     channels_last: bool
+    half_size_epochs: int = 0
 
 
 class Watcher(Protocol):
@@ -281,8 +284,9 @@ def _train_step(
     torch.manual_seed((member.seed << 32) + number)
     for group in member.optimizer.param_groups:
         group["lr"] = learning_rate(member.optim, number) * group.get("lr_scale", 1.0)
+    img_size = member.student.half_size if step.epoch < settings.half_size_epochs else None
     with autocast(settings.device, bf16=settings.bf16):
-        student = member.student(batch.images)
+        student = member.student(batch.images, img_size)
     terms = member.method(student, target, batch, step)
     loss = weighted_sum(terms, member.active)
     norms = term_norms(terms, member.active, member.student) if pull is not None and len(member.terms) > 1 else {}

@@ -135,23 +135,50 @@ class TappedModel(nn.Module):
                 head.train(mode)
         return self
 
-    def normalise(self, images: Tensor) -> Tensor:
-        """Images ``[B,C,H,W]`` in [0,1] to what the network reads."""
+    @property
+    def half_size(self) -> int:
+        """Side in pixels of images of half the size, which `forward` may be told to read."""
+        return self.preprocess.img_size // 2
+
+    def check_half_size(self) -> None:
+        """Refuse a network that cannot read images of half the size, or whose taps have another shape then.
+
+        Raises:
+            ModelError: says which.
+        """
+        size, whole = self.half_size, self.shapes
+        try:
+            half = self._dry_run(size)
+        except ModelError as error:
+            raise ModelError(
+                f"images of half the size (train.half_size_share): {error.what}",
+                remedy="train.half_size_share 0, or a network that reads images of any size, such as a ResNet",
+            ) from error
+        for tap, shape in half.items():
+            if shape != whole[tap]:
+                raise ModelError(
+                    f"images of half the size (train.half_size_share): tap {tap!r} is then {list(shape)}, "
+                    f"and {list(whole[tap])} of whole ones",
+                    remedy="train.half_size_share 0, or a method on logits or embeddings alone, such as dist",
+                )
+
+    def normalise(self, images: Tensor, img_size: int | None = None) -> Tensor:
+        """Images ``[B,C,H,W]`` in [0,1] to what the network reads, of side ``img_size`` where it is given."""
         if images.dim() != 4 or images.shape[1] != self._num_given or not images.is_floating_point():
             raise ModelError(
                 f"images are {images.dtype} of shape {list(images.shape)}",
                 allowed=f"floating point [B,{self._num_given},H,W] in [0,1]",
             )
-        size = self.preprocess.img_size
+        size = img_size or self.preprocess.img_size
         images = images.float() if self._chosen is None else images[:, self._chosen].float()
         if images.shape[2:] != (size, size):
             images = F.interpolate(images, (size, size), mode="bicubic", antialias=True).clamp(0.0, 1.0)
         normalised: Tensor = (images - self.mean) / self.std
         return normalised.to(next(self.model.parameters()).dtype)
 
-    def forward(self, images: Tensor) -> Outputs:
-        """Logits and features of ``images`` (see the class)."""
-        inputs = self.normalise(images)
+    def forward(self, images: Tensor, img_size: int | None = None) -> Outputs:
+        """Logits and features of ``images`` (see the class), read at side ``img_size`` where it is given."""
+        inputs = self.normalise(images, img_size)
         recorders = self._recorders
         for recorder in recorders.values():
             recorder.start()
@@ -304,12 +331,12 @@ class TappedModel(nn.Module):
             )
         return found
 
-    def _dry_run(self) -> dict[str, tuple[int, ...]]:
+    def _dry_run(self, img_size: int | None = None) -> dict[str, tuple[int, ...]]:
         """Shapes by tap; taps that a later layer overwrites are switched to copies."""
-        with self._one_image() as image:
+        with self._one_image(img_size) as image:
             for recorder in self._recorders.values():
                 recorder.start()
-            self._logits(self.normalise(image))
+            self._logits(self.normalise(image, img_size))
             shapes = {}
             for tap, recorder in self._recorders.items():
                 shapes[tap] = tuple(self._feature(tap, recorder, 1).shape[1:])
@@ -318,10 +345,10 @@ class TappedModel(nn.Module):
         return shapes
 
     @contextlib.contextmanager
-    def _one_image(self) -> Iterator[Tensor]:
+    def _one_image(self, img_size: int | None = None) -> Iterator[Tensor]:
         """Give a black image, in eval mode without gradient; modes are restored afterwards."""
         modes = {module: module.training for module in self.modules()}
-        size = self.preprocess.img_size
+        size = img_size or self.preprocess.img_size
         image = torch.zeros(1, self._num_given, size, size, device=self.mean.device)
         self.eval()
         try:

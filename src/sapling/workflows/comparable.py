@@ -53,7 +53,11 @@ _MANIFEST = {
 }
 _SETTINGS = {  # not in the manifest: from config.yaml, where runs of older versions have the defaults
     "student": ("student", StudentConfig, ("pretrained", "freeze_backbone")),
-    "budget": ("train", TrainConfig, ("momentum", "step_epochs", "step_factor", "clip_norm", "layer_decay")),
+    "budget": (
+        "train",
+        TrainConfig,
+        ("momentum", "step_epochs", "step_factor", "clip_norm", "layer_decay", "half_size_share"),
+    ),
 }
 
 

@@ -229,6 +229,7 @@ def _seed_pass(
             architecture=architecture,
             teacher=taught,
             screen=screen,
+            half_size_share=config.train.half_size_share,
         )
 
     planned = [Planned(arm[0], partial(make, *arm)) for arm in arms]

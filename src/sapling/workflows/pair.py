@@ -95,6 +95,8 @@ def build_pair(config: RunConfig, data: Dataset, student: torch.nn.Module, teach
     taps = methods.taps(name, **options)
     with _named("the student", config.student.model):
         own = TappedModel(student, preprocess_for(student, data), taps.student)
+        if config.train.half_size_share:
+            own.check_half_size()
     each = teachers if is_given(config.teacher.model) else teachers * config.teacher.num_teachers
     with _named("the teacher", config.teacher.model):
         theirs = [TappedModel(model, preprocess, taps.teacher, bands=data.store.bands) for model, preprocess in each]

@@ -20,6 +20,7 @@ from sapling.config import RunConfig
 from sapling.data.loader import Dataset
 from sapling.engine.device import limit_threads, resolve_device, resolve_precision
 from sapling.engine.optim import OptimSettings, default_lr
+from sapling.engine.plan import half_size_epochs
 from sapling.engine.trainer import Member, PassSettings, fit
 from sapling.errors import RunError, UsageError
 from sapling.evaluation.metrics import classification_metrics, collect_logits
@@ -259,10 +260,16 @@ def train_members(
     architecture: str,
     teacher: Teacher | None,
     screen: Screen,
+    half_size_share: float = 0.0,
 ) -> None:
-    """One pass: train, then write each member's weights and ``member.json``; a pass that is there is skipped."""
+    """One pass: train, then write each member's weights and ``member.json``; a pass that is there is skipped.
+
+    ``half_size_share`` is that of `TrainConfig`, for students; what is trained to teach always sees whole images.
+    """
     if all(member_record(run, m.name) for m in members):
         return
+    for member in members if half_size_share else ():
+        member.student.check_half_size()
     config = run.config
     batch_size = batch_size_for(config, data)
     settings = PassSettings(
@@ -273,6 +280,7 @@ def train_members(
         device=machine.device,
         bf16=machine.bf16,
         channels_last=True,
+        half_size_epochs=half_size_epochs(half_size_share, epochs),
     )
     latest: dict[str, dict[str, Any]] = {}
     reported: list[int] = []

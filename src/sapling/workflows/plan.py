@@ -12,9 +12,10 @@ from sapling import methods
 from sapling.config import AUTO, RunConfig
 from sapling.data.loader import Dataset
 from sapling.engine.phases import phase_epochs
-from sapling.engine.plan import before_students
+from sapling.engine.plan import before_students, half_size_epochs
 from sapling.engine.trainer import autocast
 from sapling.models.create import count_macs, count_parameters, resolve_name
+from sapling.models.tapped import TappedModel
 from sapling.record import run_folder
 from sapling.report.wording import model_name
 from sapling.screen import Screen
@@ -30,6 +31,7 @@ from sapling.workflows.passes import (
     data_sizes,
     epochs_for,
     prepare_machine,
+    preprocess_for,
 )
 from sapling.workflows.several import given_folds, teacher_epochs
 
@@ -65,6 +67,11 @@ def plan(config: RunConfig, *, task: str = "distill", screen: Screen | None = No
     steps = data.num_batches(batch_size_for(config, data))
     batch = batch_size_for(config, data)
     step_seconds = _time_step(student, shape, batch, machine, train=True)
+    if few := half_size_epochs(config.train.half_size_share, epochs):
+        own = TappedModel(student, preprocess_for(student, data))
+        own.check_half_size()  # of distill with its taps, above
+        half = _time_step(student, (channels, own.half_size, own.half_size), batch, machine, train=True)
+        step_seconds += (half - step_seconds) * few / epochs
     result: dict[str, Any] = {
         "folder": folder,
         "data": {"classes": data.num_classes, "img_size": data.img_size, "views": data.views, **data_sizes(data)},

@@ -94,6 +94,7 @@ def _work(run: Run, screen: Screen) -> None:
         architecture=architecture,
         teacher=None,
         screen=screen,
+        half_size_share=config.train.half_size_share,
     )
     record = member_record(run, name) or {}
     opened = open_test(run, data, [config.train.seed])
