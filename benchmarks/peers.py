@@ -174,7 +174,8 @@ def train(
 def teacher_of(o: argparse.Namespace, architecture: str) -> Path:
     """The trained teacher's folder; made once, its time is nobody's."""
     cosine = bool(getattr(o, "cosine", False))
-    place = Path(o.folder) / f"{architecture}-{o.images}-{o.teacher_epochs}-{o.img_size}{'-cosine' if cosine else ''}"
+    how = f"-cosine-{o.batch}" if cosine else ""  # with a constant rate the batch is the default one
+    place = Path(o.folder) / f"{architecture}-{o.images}-{o.teacher_epochs}-{o.img_size}{how}"
     if (place / "classes.txt").exists():
         return place
     data = opened(images_of(o), o.img_size)

@@ -1,6 +1,7 @@
 """Bounded memory: which members share a pass, and that nobody can tell from the result."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from torch import nn
 import sapling
 from sapling.engine import trainer
 from sapling.engine.optim import OptimSettings
+from sapling.errors import RunError
 from sapling.workflows import members
 from sapling.workflows.members import Footprint, footprint, most_members
 from tests.conftest import SMALL_RUN
@@ -112,6 +114,24 @@ def test_another_number_lets_a_run_go_on_that_died_of_memory(photos, whole, tmp_
         again = run(photos, folder, members_per_pass=1)
         assert digests(again.folder) == digests(whole.folder)
         assert {name for name, _, _ in passes(again.folder)} == expected
+
+
+def test_seeds_of_one_run_have_the_same_weights(photos, tmp_path):
+    """A version whose method weighs its terms in another way must not go on with a run of an older one."""
+    first = run(photos, tmp_path / "r", num_seeds=2)
+    (first.folder / "results.json").unlink()
+    for name in ("control-s1", "dist-s1"):
+        shutil.rmtree(first.folder / "members" / name)
+    place = first.folder / "members" / "dist-s0" / "member.json"
+    kept = place.read_text()
+    place.write_text(json.dumps({**json.loads(kept), "weights": {"ce": 0.25, "inter": 2.0, "intra": 2.0}}))
+    asked = r"'dist'[\s\S]*dist-s0 was trained with[\s\S]*another --output[\s\S]*--set method.weights.ce=0.25"
+    with pytest.raises(RunError, match=asked):
+        run(photos, tmp_path / "r", num_seeds=2)
+    assert not (first.folder / "members" / "dist-s1").exists()
+    place.write_text(kept)
+    again = run(photos, tmp_path / "r", num_seeds=2)
+    assert again.results["comparison"] == first.results["comparison"]
 
 
 @pytest.mark.parametrize(

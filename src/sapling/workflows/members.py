@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from sapling.data.loader import Dataset
 from sapling.engine.trainer import Member
+from sapling.errors import RunError
 from sapling.record import Run, read_json, write_json
 from sapling.screen import file_size
 from sapling.workflows.memory import free_memory
@@ -153,7 +154,29 @@ def train_in_parts(
         part = planned[start : start + per_pass]
         if all(member_record(run, member.name) for member in part):
             continue
-        train(name if number == 0 else f"{name}-part{number + 1}", [member.make() for member in part])
+        members = [member.make() for member in part]
+        check_weights(run, members)
+        train(name if number == 0 else f"{name}-part{number + 1}", members)
+
+
+def check_weights(run: Run, members: Sequence[Member]) -> None:
+    """Refuse students whose terms have other weights than those of the same arm that an older version trained.
+
+    Raises:
+        RunError: says both.
+    """
+    now = {member.arm: member.weights for member in members}
+    for place in sorted(run.path("members").glob("*/member.json")):
+        record = read_json(place)
+        arm, before = record["arm"], record["weights"]
+        if arm in now and now[arm] != before:
+            settings = " ".join(f"--set method.weights.{term}={value:g}" for term, value in before.items())
+            raise RunError(
+                f"{arm!r} now weighs its terms {now[arm]}, and this run's {record['name']} was trained with {before}: "
+                "seeds of one run must not differ",
+                where=str(place),
+                remedy=f"start again with another --output; there {settings} are the weights of before",
+            )
 
 
 def _is_half_done(run: Run) -> bool:
