@@ -32,7 +32,7 @@ def main() -> None:
     o = peers.options_of(
         __doc__,
         images=640,
-        dev=2000,
+        dev=1500,
         batch=32,
         epochs=30,
         short=12,

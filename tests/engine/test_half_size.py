@@ -19,9 +19,10 @@ def sides(network, log):
     network.model.register_forward_pre_hook(lambda _, inputs: log.append(inputs[0].shape[-1]))
 
 
-def test_the_share_is_rounded_and_the_last_epoch_is_whole():
-    assert [half_size_epochs(share, 10) for share in (0.0, 0.04, 0.5, 0.66, 0.9)] == [0, 0, 5, 7, 9]
-    assert [half_size_epochs(0.9, epochs) for epochs in (1, 2, 3, 4)] == [0, 1, 2, 3]
+def test_the_share_is_rounded_and_enough_steps_are_left_for_whole_images():
+    assert [half_size_epochs(share, 10, 50) for share in (0.0, 0.04, 0.5, 0.66, 0.9)] == [0, 0, 5, 7, 9]
+    assert [half_size_epochs(0.9, epochs, 1000) for epochs in (1, 2, 3, 4)] == [0, 1, 2, 3], "an epoch at least"
+    assert [half_size_epochs(0.9, 20, steps) for steps in (49, 25, 10, 3, 2)] == [18, 18, 15, 3, 0], "50 steps at least"
 
 
 def test_every_student_sees_small_images_first_and_the_teacher_never(data, make_member, teacher, settings):
@@ -70,6 +71,43 @@ def test_a_pass_that_goes_on_sees_the_sizes_it_would_have_seen(data, make_member
     assert seen == [SIZE // 2] * 4 * max(2 - stopped_after, 0) + [SIZE] * 4 * min(4 - stopped_after, 2)
     ours, theirs = unbroken.student.state_dict(), resumed.student.state_dict()
     assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+
+
+@pytest.mark.parametrize("stopped_after", [None, 0, 1, 2])
+def test_an_average_begins_anew_with_whole_images(data, make_member, settings, tmp_path, stopped_after):
+    """Against the recursion by hand: nothing of the small images is left in it, wherever a pass goes on."""
+
+    def member():
+        made = make_member("m")
+        made.ema_decay = 0.9
+        return made
+
+    def watch(one):  # weights after each step of whole images, taken before the average is updated
+        step = one.optimizer.step
+        one.optimizer.step = lambda: (step(), seen.append(one.student.state_dict()["model.fc.weight"].clone()))
+
+    seen, place, how = [], tmp_path / "c.safetensors", settings(4, half_size_epochs=2)
+    if stopped_after is not None:
+
+        def stop(rows):
+            if rows[0]["epoch"] == stopped_after + 1:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            fit([member()], data, how, checkpoint=place, report=stop)
+    whole = member()
+    fit([whole], data, how)
+    again = member()
+    watch(again)
+    fit([again], data, how, checkpoint=place if stopped_after is not None else None)
+    ours, theirs = whole.student.state_dict(), again.student.state_dict()
+    assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+    if stopped_after is None:
+        expected = seen[7]  # after the last step of small images
+        for age, weights in enumerate(seen[8:]):
+            decay = min(0.9, (1 + age) / (10 + age))
+            expected = decay * expected + (1 - decay) * weights
+        assert torch.allclose(theirs["model.fc.weight"], expected, atol=1e-6)
 
 
 def tapped(name, taps=()):

@@ -4,11 +4,17 @@ import pytest
 
 import sapling
 from sapling.config import build
+from sapling.engine import plan as engine_plan
 from sapling.errors import ModelError
-from sapling.workflows import passes, plan
+from sapling.workflows import diagnosis, passes, plan
 from tests.conftest import SMALL_RUN
 
 HALF = {"half_size_share": 0.5}
+
+
+@pytest.fixture(autouse=True)
+def few_steps_are_enough(monkeypatch):
+    monkeypatch.setattr(engine_plan, "MIN_WHOLE_STEPS", 1)
 
 
 def blocks(photos, output, epochs=2, **changes):
@@ -33,6 +39,7 @@ def trained(monkeypatch):
 def test_students_begin_small_and_the_teacher_does_not(photos, tmp_path, trained):
     sapling.distill(**blocks(photos, tmp_path / "r", method="dist"))
     assert trained == {"teacher": 0, "seed0": 1, "seed1": 1}
+    assert "seed0: epochs on images of 16 px: the first 1 of 2" in (tmp_path / "r" / "log.txt").read_text()
 
 
 def test_a_network_alone_begins_small(photos, tmp_path, trained):
@@ -49,10 +56,10 @@ def test_a_method_on_maps_trains_no_teacher(photos, tmp_path, trained):
 def test_a_network_of_one_size_is_refused_before_it_is_trained(photos, tmp_path, trained):
     settings = blocks(photos, tmp_path / "r", student="test_vit_relpos")
     settings = {k: v for k, v in settings.items() if k != "teacher"}
-    with pytest.raises(ModelError, match="that reads images of any size"):
+    with pytest.raises(ModelError, match=r"that reads images of any size"):
         sapling.train(**settings)
     assert not trained
-    with pytest.raises(ModelError, match="that reads images of any size"):
+    with pytest.raises(ModelError, match=r"that reads images of any size"):
         plan.plan(build(settings), task="train")
 
 
@@ -71,3 +78,22 @@ def test_the_plan_counts_small_images_as_what_they_cost(photos, tmp_path, monkey
     whole = seconds(0.0)
     assert seconds(0.5) == pytest.approx(whole * (0.5 + 0.5 / 4), rel=1e-3)
     assert seconds(0.9) == pytest.approx(whole * (0.25 + 0.75 / 4), rel=1e-3), "the last epoch is whole"
+
+
+def test_where_no_epoch_is_left_for_small_images_the_log_says_so_and_nothing_is_refused(
+    photos, tmp_path, monkeypatch, trained
+):
+    monkeypatch.setattr(engine_plan, "MIN_WHOLE_STEPS", 50)
+    settings = blocks(photos, tmp_path / "r", student="test_vit_relpos")
+    settings = {**{k: v for k, v in settings.items() if k != "teacher"}, "deploy": {"onnx": False}}
+    assert plan.plan(build(settings), task="train")["epochs"] == 2
+    sapling.train(**settings)
+    assert list(trained.values()) == [0]
+    assert "the first 0 of 2" in (tmp_path / "r" / "log.txt").read_text()
+
+
+@pytest.mark.parametrize(("small", "rising"), [(0, 0.3), (8, 0.3), (9, None)])
+def test_getting_used_to_whole_images_is_no_sign_of_a_short_training(small, rising):
+    rows = [{"member": "m", "epoch": e, "val": {"top1": 0.5 + 0.3 * (e == 9)}} for e in range(10)]
+    found = diagnosis._rising(rows, ["m"], 10, small)
+    assert found == (rising and pytest.approx(rising))

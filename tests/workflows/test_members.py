@@ -116,22 +116,59 @@ def test_another_number_lets_a_run_go_on_that_died_of_memory(photos, whole, tmp_
         assert {name for name, _, _ in passes(again.folder)} == expected
 
 
-def test_seeds_of_one_run_have_the_same_weights(photos, tmp_path):
-    """A version whose method weighs its terms in another way must not go on with a run of an older one."""
-    first = run(photos, tmp_path / "r", num_seeds=2)
+def half_done(photos, output):
+    """A run of two seeds whose second is still to be trained."""
+    first = run(photos, output, num_seeds=2)
     (first.folder / "results.json").unlink()
     for name in ("control-s1", "dist-s1"):
         shutil.rmtree(first.folder / "members" / name)
-    place = first.folder / "members" / "dist-s0" / "member.json"
+    return first
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("method.json", {"weights": {"ce": 0.25, "inter": 2.0}}, r"weights.ce was 0.25, is 1.0"),
+        ("method.json", {"config": {"temperature": 9}}, r"config.temperature was 9, is"),
+        ("method.json", {"config": {"gone": 1}}, r"config.gone was 1, is None"),
+        ("members/dist-s0/member.json", {"weights": {"ce": 0.25}}, r"weights.ce was 0.25, is 1.0"),
+    ],
+)
+def test_a_run_does_not_go_on_with_another_method(photos, tmp_path, file, content, message):
+    """A version whose method has other weights or settings must not go on with a run of an older one."""
+    first = half_done(photos, tmp_path / "r")
+    place = first.folder / file
     kept = place.read_text()
-    place.write_text(json.dumps({**json.loads(kept), "weights": {"ce": 0.25, "inter": 2.0, "intra": 2.0}}))
-    asked = r"'dist'[\s\S]*dist-s0 was trained with[\s\S]*another --output[\s\S]*--set method.weights.ce=0.25"
-    with pytest.raises(RunError, match=asked):
+    place.write_text(json.dumps({**json.loads(kept), **content}))
+    if file != "method.json":
+        (first.folder / "method.json").unlink()  # as a run had none before there was such a file
+    with pytest.raises(RunError, match=message + r"[\s\S]*another --output"):
         run(photos, tmp_path / "r", num_seeds=2)
     assert not (first.folder / "members" / "dist-s1").exists()
     place.write_text(kept)
     again = run(photos, tmp_path / "r", num_seeds=2)
     assert again.results["comparison"] == first.results["comparison"]
+
+
+def test_the_method_is_kept_before_a_student_is_trained(photos, tmp_path, monkeypatch):
+    """A run that dies in its first epoch has it, and a setting that is new is let pass."""
+    step = trainer._train_step
+
+    def dies(member, *rest):
+        if member.arm == "dist":
+            raise KeyboardInterrupt
+        return step(member, *rest)
+
+    monkeypatch.setattr(trainer, "_train_step", dies)
+    with pytest.raises(KeyboardInterrupt):
+        run(photos, tmp_path / "r")
+    place = tmp_path / "r" / "method.json"
+    kept = json.loads(place.read_text())
+    assert kept["weights"] == {"ce": 1.0, "inter": 2.0, "intra": 2.0}
+    del kept["config"]["temperature"]
+    place.write_text(json.dumps(kept))
+    monkeypatch.setattr(trainer, "_train_step", step)
+    run(photos, tmp_path / "r")
 
 
 @pytest.mark.parametrize(

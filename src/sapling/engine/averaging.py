@@ -27,6 +27,7 @@ class Average:
 
     def __init__(self, network: nn.Module, decay: float) -> None:
         self.decay = decay
+        self.first_step = 0
         self._network = network
         self.state: dict[str, Tensor] = {}
         self.reset()
@@ -36,7 +37,8 @@ class Average:
         self.state = {k: v.detach().clone() for k, v in self._network.state_dict().items()}
 
     def update(self, step: int) -> None:
-        """Take the weights after ``step`` (from 0) into the average."""
+        """Take the weights after ``step`` (from 0) into the average, which began with ``first_step``."""
+        step -= self.first_step
         decay = min(self.decay, (1 + step) / (WARMUP_STEPS + step))
         now = {k: v.detach() for k, v in self._network.state_dict().items()}
         floats = [k for k, v in now.items() if v.is_floating_point()]

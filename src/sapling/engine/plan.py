@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from sapling.errors import RunError
 from sapling.methods.base import Method
 from sapling.types import Phase, Step
+
+MIN_WHOLE_STEPS = 50
+"""Of training on whole images after small ones: 0.5 % of a running mean with momentum 0.1 is then left of the small."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +66,15 @@ def stretches(method: Method, epochs: int) -> list[Stretch]:
     return found
 
 
-def half_size_epochs(share: float, epochs: int) -> int:
-    """The number of epochs, from the first, with images of half the side; the last one always has whole images."""
-    return min(round(share * epochs), epochs - 1)
+def half_size_epochs(share: float, epochs: int, steps: int) -> int:
+    """The number of epochs, from the first, with images of half the side.
+
+    At least ``MIN_WHOLE_STEPS`` steps, and an epoch, are left for whole images: statistics of small images that batch
+    norm has gathered would be shipped otherwise.
+
+    Args:
+        share: of the epochs that is wanted.
+        epochs: in all.
+        steps: of an epoch.
+    """
+    return max(0, min(round(share * epochs), epochs - math.ceil(MIN_WHOLE_STEPS / steps)))

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -28,7 +28,7 @@ from sapling.engine.prefetch import ahead
 from sapling.errors import RunError, TrainingError
 from sapling.methods.base import Method
 from sapling.methods.own import explained
-from sapling.models.tapped import TappedModel
+from sapling.models.tapped import TappedModel, resized
 from sapling.types import Batch, Outputs, Step, Teacher
 
 GPU_CHECK_STEPS = 20  # reading a loss waits for the GPU: do it now and then
@@ -175,6 +175,11 @@ def fit(
     for epoch in range(first_epoch, settings.epochs):
         for member in members:
             member.enter(next(s for s in plan[member.name] if s.first <= epoch < s.last))
+            if member.average and settings.half_size_epochs and epoch >= settings.half_size_epochs:
+                # an average begins anew with whole images: that of small ones holds their batch-norm statistics
+                member.average.first_step = settings.half_size_epochs * data.num_batches(settings.batch_size)
+                if epoch == settings.half_size_epochs:
+                    member.average.reset()
         rows = _train_epoch(members, data, settings, epoch, teacher, clock, watcher)
         for member in members:
             check_state(member, epoch)
@@ -242,6 +247,8 @@ def _train_epoch(
             mark = charge(clock, "data", mark)
             target = teacher.outputs(batch) if teacher is not None and needs_teacher else None
             mark = charge(clock, "teacher", mark)
+            if epoch < settings.half_size_epochs:
+                batch = replace(batch, images=resized(batch.images, members[0].student.half_size))
             for member in members:
                 step = member.stretch.step(epoch, number / num_batches, member.terms)
                 place = epoch * num_batches + number
@@ -284,9 +291,9 @@ def _train_step(
     torch.manual_seed((member.seed << 32) + number)
     for group in member.optimizer.param_groups:
         group["lr"] = learning_rate(member.optim, number) * group.get("lr_scale", 1.0)
-    img_size = member.student.half_size if step.epoch < settings.half_size_epochs else None
+    is_small = step.epoch < settings.half_size_epochs
     with autocast(settings.device, bf16=settings.bf16):
-        student = member.student(batch.images, img_size)
+        student = member.student(batch.images, batch.images.shape[-1] if is_small else None)
     terms = member.method(student, target, batch, step)
     loss = weighted_sum(terms, member.active)
     norms = term_norms(terms, member.active, member.student) if pull is not None and len(member.terms) > 1 else {}

@@ -172,7 +172,7 @@ class TappedModel(nn.Module):
         size = img_size or self.preprocess.img_size
         images = images.float() if self._chosen is None else images[:, self._chosen].float()
         if images.shape[2:] != (size, size):
-            images = F.interpolate(images, (size, size), mode="bicubic", antialias=True).clamp(0.0, 1.0)
+            images = resized(images, size)
         normalised: Tensor = (images - self.mean) / self.std
         return normalised.to(next(self.model.parameters()).dtype)
 
@@ -365,3 +365,8 @@ class TappedModel(nn.Module):
                 module.training = training
             for recorder in self._recorders.values():
                 recorder.stop()
+
+
+def resized(images: Tensor, img_size: int) -> Tensor:
+    """Images ``[B,C,H,W]`` in [0,1] at another side in pixels: bicubic, antialiased."""
+    return F.interpolate(images, (img_size, img_size), mode="bicubic", antialias=True).clamp(0.0, 1.0)

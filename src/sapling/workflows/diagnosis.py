@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from sapling import methods
 from sapling.config import RunConfig
 from sapling.data.loader import Dataset
+from sapling.engine.plan import half_size_epochs
 from sapling.errors import SaplingError
 from sapling.evaluation.diagnosis import Finding, diagnose, not_looked_at
 from sapling.evaluation.fidelity import agreement, kl_to_teacher
@@ -164,13 +165,15 @@ def diagnosis(
     rows = _rows(run)
     measure = str(verdict["measure"])
     temperature, standardized = softening(run.config)
+    steps = int(manifest["steps_per_epoch"])
+    small = half_size_epochs(run.config.train.half_size_share, int(manifest["epochs"]), steps)
     measured = Measured(
         outcome=str(verdict["outcome"]),
         measure=measure,
         detectable=verdict["detectable"]["now"],
         num_seeds=len(manifest["seeds"]),
         epochs=int(manifest["epochs"]),
-        steps=int(manifest["epochs"]) * int(manifest["steps_per_epoch"]),
+        steps=int(manifest["epochs"]) * steps,
         num_classes=data.num_classes,
         temperature=temperature,
         standardized=standardized,
@@ -181,7 +184,7 @@ def diagnosis(
         students={role: dict(parts) for role, parts in looked.students.items()},
         gap=float(card["val"][measure]) - float(np.mean([r["val"][measure] for r in control])),
         gap_error=looked.gap_error,
-        rising=_rising(rows, [r["name"] for r in records], int(manifest["epochs"])),
+        rising=_rising(rows, [r["name"] for r in records], int(manifest["epochs"]), small),
         num_val=int(card["val"]["num_images"]),
         gradients={
             role: found
@@ -255,12 +258,15 @@ def _pulls(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[str,
     return {term: total / steps for term, total in sorted(sums.items())}
 
 
-def _rising(rows: Sequence[Mapping[str, Any]], names: Sequence[str], epochs: int) -> float | None:
-    """Gain on validation over the last tenth of training, mean over members; None with too few epochs to tell."""
-    if epochs < FEWEST_EPOCHS:
-        return None
+def _rising(rows: Sequence[Mapping[str, Any]], names: Sequence[str], epochs: int, small: int) -> float | None:
+    """Gain on validation over the last tenth of training, mean over members; None with too few epochs to tell.
+
+    ``small`` epochs, the first, had images of half the side: getting used to whole ones is no sign of a short training.
+    """
     last = epochs - 1
     before = last - max(1, round(LAST_SHARE * epochs))
+    if epochs < FEWEST_EPOCHS or before < small:
+        return None
     curve: dict[tuple[str, int], float] = {}
     for row in rows:
         if row.get("member") in names and isinstance(row.get("val"), Mapping):

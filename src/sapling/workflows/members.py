@@ -7,7 +7,8 @@ per part.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +24,7 @@ from sapling.workflows.memory import free_memory
 from sapling.workflows.passes import Machine, batch_size_for, member_record
 
 RECORD = "passes.json"
+METHOD = "method.json"
 SHARE = 0.8
 """Of the free memory that members may take: the estimate knows nothing of workspaces and of other programs."""
 OPTIMIZER_STATES = {"sgd": 1, "adamw": 2}
@@ -155,28 +157,46 @@ def train_in_parts(
         if all(member_record(run, member.name) for member in part):
             continue
         members = [member.make() for member in part]
-        check_weights(run, members)
+        check_method(run, members)
         train(name if number == 0 else f"{name}-part{number + 1}", members)
 
 
-def check_weights(run: Run, members: Sequence[Member]) -> None:
-    """Refuse students whose terms have other weights than those of the same arm that an older version trained.
+def check_method(run: Run, members: Sequence[Member]) -> None:
+    """Refuse students whose method is another one than when the run began: seeds of one run must not differ.
+
+    Settings that a run leaves open are those of the version that trains it; another version may have others. They are
+    kept in ``method.json`` before the first student is trained, and held against it whenever the run goes on. Settings
+    that are new are let pass. Of an older run without that file the weights of trained students are compared.
 
     Raises:
-        RunError: says both.
+        RunError: says what is another.
     """
-    now = {member.arm: member.weights for member in members}
-    for place in sorted(run.path("members").glob("*/member.json")):
-        record = read_json(place)
-        arm, before = record["arm"], record["weights"]
-        if arm in now and now[arm] != before:
-            settings = " ".join(f"--set method.weights.{term}={value:g}" for term, value in before.items())
+    place = run.path(METHOD)
+    for member in members:
+        if member.method.name == "none":
+            continue
+        content = {"weights": member.weights, "config": member.method.config.model_dump(mode="json")}
+        now = json.loads(json.dumps(content))
+        records = [r for name in sorted(run.path("members").glob("*/member.json")) if (r := read_json(name))]
+        trained = [{"weights": r["weights"]} for r in records if r["arm"] == member.arm]
+        before = read_json(place) if place.exists() else (trained or [now])[0]
+        if found := list(_changed(before, now)):
             raise RunError(
-                f"{arm!r} now weighs its terms {now[arm]}, and this run's {record['name']} was trained with {before}: "
-                "seeds of one run must not differ",
-                where=str(place),
-                remedy=f"start again with another --output; there {settings} are the weights of before",
+                f"the method {member.arm!r} is another one than when this run began: " + "; ".join(found),
+                where=str(run.folder),
+                remedy="start again with another --output, or go on with the version that began it (environment.json)",
             )
+        if not place.exists():
+            write_json(place, now)
+
+
+def _changed(before: Mapping[str, Any], now: Mapping[str, Any], path: str = "") -> Iterator[str]:
+    for key, old in before.items():
+        name, new = f"{path}{key}", now.get(key)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            yield from _changed(old, new, f"{name}.")
+        elif old != new:
+            yield f"{name} was {old}, is {new}"
 
 
 def _is_half_done(run: Run) -> bool:

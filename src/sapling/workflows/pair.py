@@ -13,6 +13,7 @@ import torch
 from sapling import methods
 from sapling.config import RunConfig
 from sapling.data.loader import Dataset
+from sapling.engine.plan import half_size_epochs
 from sapling.errors import ModelError
 from sapling.models.create import create_model, resolve_name
 from sapling.models.load import LoadedModel, Preprocess
@@ -23,7 +24,7 @@ from sapling.teachers.live import LiveTeacher
 from sapling.workflows.conflicts import check_batch
 from sapling.workflows.dataset import check_bands
 from sapling.workflows.networks import is_given, load_given, parts_of
-from sapling.workflows.passes import pair_info, preprocess_for
+from sapling.workflows.passes import batch_size_for, epochs_for, pair_info, preprocess_for
 
 Network = tuple[torch.nn.Module, Preprocess]
 
@@ -95,8 +96,7 @@ def build_pair(config: RunConfig, data: Dataset, student: torch.nn.Module, teach
     taps = methods.taps(name, **options)
     with _named("the student", config.student.model):
         own = TappedModel(student, preprocess_for(student, data), taps.student)
-        if config.train.half_size_share:
-            own.check_half_size()
+    small_epochs(config, data, own)
     each = teachers if is_given(config.teacher.model) else teachers * config.teacher.num_teachers
     with _named("the teacher", config.teacher.model):
         theirs = [TappedModel(model, preprocess, taps.teacher, bands=data.store.bands) for model, preprocess in each]
@@ -104,6 +104,20 @@ def build_pair(config: RunConfig, data: Dataset, student: torch.nn.Module, teach
     # It answers nothing here; in bf16 no time is spent on making it fast.
     live = LiveTeacher(answering, device="cpu", bf16=True, channels_last=False)
     return methods.build(name, pair_info(data, own, live), **options)
+
+
+def small_epochs(config: RunConfig, data: Dataset, student: TappedModel) -> int:
+    """The number of epochs in which the student reads images of half the side.
+
+    Raises:
+        ModelError: there are some, and the student cannot, or its taps have another shape then.
+    """
+    epochs, steps = epochs_for(config, data), data.num_batches(batch_size_for(config, data))
+    found = half_size_epochs(config.train.half_size_share, epochs, steps)
+    if found:
+        with _named("the student", config.student.model):
+            student.check_half_size()
+    return found
 
 
 @contextmanager

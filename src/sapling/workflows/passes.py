@@ -268,10 +268,11 @@ def train_members(
     """
     if all(member_record(run, m.name) for m in members):
         return
-    for member in members if half_size_share else ():
-        member.student.check_half_size()
     config = run.config
     batch_size = batch_size_for(config, data)
+    small = half_size_epochs(half_size_share, epochs, data.num_batches(batch_size))
+    if half_size_share:
+        run.log(f"{name}: epochs on images of {members[0].student.half_size} px: the first {small} of {epochs}")
     settings = PassSettings(
         name=name,
         epochs=epochs,
@@ -280,7 +281,7 @@ def train_members(
         device=machine.device,
         bf16=machine.bf16,
         channels_last=True,
-        half_size_epochs=half_size_epochs(half_size_share, epochs),
+        half_size_epochs=small,
     )
     latest: dict[str, dict[str, Any]] = {}
     reported: list[int] = []

@@ -12,7 +12,7 @@ from sapling import methods
 from sapling.config import AUTO, RunConfig
 from sapling.data.loader import Dataset
 from sapling.engine.phases import phase_epochs
-from sapling.engine.plan import before_students, half_size_epochs
+from sapling.engine.plan import before_students
 from sapling.engine.trainer import autocast
 from sapling.models.create import count_macs, count_parameters, resolve_name
 from sapling.models.tapped import TappedModel
@@ -23,7 +23,7 @@ from sapling.workflows.answers import decide
 from sapling.workflows.choose import chosen_teacher, note_of_choice
 from sapling.workflows.dataset import open_checked
 from sapling.workflows.networks import is_given, method_notes, needs_of, parts_of, symmetries_for, without_gain
-from sapling.workflows.pair import build_pair, student_network, teacher_networks
+from sapling.workflows.pair import build_pair, small_epochs, student_network, teacher_networks
 from sapling.workflows.passes import (
     Machine,
     batch_size_for,
@@ -67,9 +67,8 @@ def plan(config: RunConfig, *, task: str = "distill", screen: Screen | None = No
     steps = data.num_batches(batch_size_for(config, data))
     batch = batch_size_for(config, data)
     step_seconds = _time_step(student, shape, batch, machine, train=True)
-    if few := half_size_epochs(config.train.half_size_share, epochs):
-        own = TappedModel(student, preprocess_for(student, data))
-        own.check_half_size()  # of distill with its taps, above
+    own = TappedModel(student, preprocess_for(student, data))
+    if few := small_epochs(config, data, own):  # of distill with its taps, above
         half = _time_step(student, (channels, own.half_size, own.half_size), batch, machine, train=True)
         step_seconds += (half - step_seconds) * few / epochs
     result: dict[str, Any] = {

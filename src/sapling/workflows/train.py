@@ -19,6 +19,7 @@ from sapling.workflows.distill import RunResult, manifest, settled
 from sapling.workflows.gallery import write_gallery
 from sapling.workflows.measures import efficiency
 from sapling.workflows.openings import open_test
+from sapling.workflows.pair import small_epochs
 from sapling.workflows.passes import (
     TEACHER_STREAM,
     check_names,
@@ -80,6 +81,7 @@ def _work(run: Run, screen: Screen) -> None:
         imbalance=(config.train.imbalance, config.train.imbalance_power),
         freeze_backbone=config.student.freeze_backbone,
     )
+    small_epochs(config, data, member.student)  # refused before it is trained
     run.log(
         f"training {architecture}, {many(epochs, 'epoch')}, {len(data.split.train)} images of {data.num_classes} "
         f"classes at {data.img_size} px; {machine.precision} on {machine.device}, {many(machine.threads, 'thread')}"
