@@ -1,4 +1,4 @@
-"""No claim: the arms that ``peers_epoch.py`` and ``sweep.py`` start, each in a new process: ARM SETTINGS FILE."""
+"""No claim: the arms of the comparisons with other toolkits, each in a new process: ARM SETTINGS FILE."""
 
 from __future__ import annotations
 

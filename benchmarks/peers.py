@@ -2,10 +2,11 @@
 
 Every arm trains the same student (same first weights) on the same folder of JPEG files with the same loss,
 ``alpha CE + (1 - alpha) T^2 KL``, the same batch size, epochs, threads and SGD with Nesterov momentum at a constant
-rate. Peers read with torchvision's ``ImageFolder`` and Pillow: a crop out of a mirrored margin, a flip, no workers (two
-cores are busy already); theirs is float32. Ours is what it is by default on the machine. Differences that stay: weight
-decay (ours spares biases and norms), the stream of random numbers, the memory format. Only the seconds of training and
-of what it needs are counted: imports, loading the teacher, evaluation and the teacher's own training are not.
+rate (``time_to_accuracy.py`` says where it differs). Peers read with torchvision's ``ImageFolder`` and Pillow: a crop
+out of a mirrored margin, a flip, no workers (two cores are busy already); theirs is float32. Ours is what it is by
+default on the machine. Differences that stay: weight decay (ours spares biases and norms), the stream of random
+numbers, the memory format. Only the seconds of training and of what it needs are counted: imports, loading the teacher,
+evaluation and the teacher's own training are not.
 """
 
 from __future__ import annotations
@@ -164,7 +165,7 @@ def train(
 ) -> None:
     """One pass of our loop."""
     epochs = epochs or o.epochs
-    half = half_size_epochs(half_size_share, epochs)
+    half = half_size_epochs(half_size_share, epochs, data.num_batches(o.batch))
     how = PassSettings("pass", epochs, o.batch, members[0].seed, machine.device, machine.bf16, True, half)
     if o.as_of_epochs:  # the pull of terms is measured at four steps at least: in a part of a run it would be too often
         trainer.stride = lambda terms, _: gradients.stride(terms, o.as_of_epochs * data.num_batches(o.batch))
