@@ -10,9 +10,12 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+import yaml
 
 from sapling.errors import RunError, UsageError
 from sapling.report import write_report
+from sapling.report.details import config_text
+from sapling.report.folder import RunRecord
 from sapling.report.wording import clean
 from tests.digests import digest
 from tests.report.conftest import Runs
@@ -304,3 +307,17 @@ def test_the_key_figures_are_those_of_the_student_that_ships(tmp_path: Path) -> 
     values = [m["test"]["top1"] for m in content["members"] if m["arm"] == "control"]
     assert re.search(rf"of test images right, control ?{100 * sum(values) / 2:.1f}", text)
     assert "The command that made this run" not in text
+
+
+def test_the_settings_name_the_teacher_that_was_chosen(tmp_path):
+    """As a comment, on one line whatever its name is: the text is a settings file all the same."""
+    settings = "student:\n  model: auto\nteacher:\n  epochs: 3\n  model: auto\n  recipe: plain\nfingerprint: x:1\n"
+    for name, shown in (("wrn_16_2_s2", "wrn_16_2_s2"), ("a\nmodel: b\\1", "a model: b\\1")):
+        text = config_text(RunRecord(tmp_path, config=settings, teacher={"model": name}))
+        assert text == (
+            f"student:\n  model: auto\nteacher:\n  epochs: 3\n  model: auto  # {shown} was chosen\n  recipe: plain"
+        )
+        assert yaml.safe_load(text)["teacher"] == {"epochs": 3, "model": "auto", "recipe": "plain"}
+    assert "chosen" not in config_text(RunRecord(tmp_path, config=settings))
+    named = settings.replace("  model: auto\n  recipe", "  model: resnet18\n  recipe")
+    assert "chosen" not in config_text(RunRecord(tmp_path, config=named, teacher={"model": "resnet18"}))

@@ -251,8 +251,12 @@ def commands(summary: Summary) -> list[dict[str, str]]:
 
 
 def config_text(record: RunRecord) -> str:
-    """``config.yaml`` without the stamp that belongs to its folder."""
-    return re.sub(r"(?m)^fingerprint: .*\n?", "", record.config).strip()
+    """``config.yaml`` without the stamp that belongs to its folder, and with the teacher that was chosen as a comment."""
+    text = re.sub(r"(?m)^fingerprint: .*\n?", "", record.config).strip()
+    if not (name := record.teacher.get("model")):
+        return text
+    chosen = f"  # {wording.clean(name)} was chosen"
+    return re.sub(r"(?m)^(teacher:\n(?:  .*\n)*?  model: auto)$", lambda found: found[1] + chosen, text)
 
 
 def short_code(value: Any) -> str:
