@@ -251,7 +251,7 @@ def commands(summary: Summary) -> list[dict[str, str]]:
 
 
 def config_text(record: RunRecord) -> str:
-    """``config.yaml`` without the stamp that belongs to its folder, and with the teacher that was chosen as a comment."""
+    """``config.yaml`` without the stamp that belongs to its folder; the teacher that was chosen stands as a comment."""
     text = re.sub(r"(?m)^fingerprint: .*\n?", "", record.config).strip()
     if not (name := record.teacher.get("model")):
         return text
