@@ -102,7 +102,7 @@ def test_training_is_bit_identical_with_and_without(data, make_member, settings,
 def test_a_failing_member_leaves_no_thread(data, make_member, settings, monkeypatch):
     member = make_member("control")
 
-    def explode(images):
+    def explode(*_):
         raise RuntimeError("out of memory")
 
     monkeypatch.setattr(member.student, "forward", explode)
