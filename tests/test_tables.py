@@ -41,6 +41,12 @@ def test_one_of_a_thing_is_one_of_it(capsys):
     assert "with 1 thread on" in text
 
 
+def test_a_plan_says_how_many_epochs_are_on_small_images(capsys):
+    student = {**PLAN["student"], "small_images": {"epochs": 2, "img_size": 8}}
+    tables.print_plan({**PLAN, "epochs": 5, "student": student})
+    assert "trained for 5 epochs, the first 2 on images of 8 px" in " ".join(capsys.readouterr().out.split())
+
+
 def test_settings_of_parts_have_dotted_names(capsys):
     tables.print_plan({**PLAN, "method": {"name": "kd+at", "kd": {"temperature": 2}, "weights": {"at": 3}}})
     assert "kd+at kd.temperature 2, weights {'at': 3}" in " ".join(capsys.readouterr().out.split())

@@ -178,6 +178,8 @@ def print_plan(plan: Mapping[str, Any]) -> None:
                 sizes += " in all"
             if card.get("pretrained"):
                 training += " from published weights"
+            if small := card.get("small_images"):
+                training += f", the first {small['epochs']} on images of {small['img_size']} px"
             table.add_row(role, Text(f"{card['model']}: {sizes}, {training}"))
             if card.get("cross_fit"):
                 table.add_row("", f"cross-fitted: each was trained without one of {num} folds, and answers it alone")

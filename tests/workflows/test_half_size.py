@@ -86,7 +86,8 @@ def test_where_no_epoch_is_left_for_small_images_the_log_says_so_and_nothing_is_
     monkeypatch.setattr(engine_plan, "MIN_WHOLE_STEPS", 50)
     settings = blocks(photos, tmp_path / "r", student="test_vit_relpos")
     settings = {**{k: v for k, v in settings.items() if k != "teacher"}, "deploy": {"onnx": False}}
-    assert plan.plan(build(settings), task="train")["epochs"] == 2
+    found = plan.plan(build(settings), task="train")
+    assert found["student"]["small_images"] == {"epochs": 0, "img_size": 16}
     sapling.train(**settings)
     assert list(trained.values()) == [0]
     assert "the first 0 of 2" in (tmp_path / "r" / "log.txt").read_text()

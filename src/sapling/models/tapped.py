@@ -354,7 +354,7 @@ class TappedModel(nn.Module):
         try:
             with torch.no_grad():
                 yield image
-        except (RuntimeError, AssertionError) as error:
+        except (RuntimeError, AssertionError, ValueError, ZeroDivisionError, IndexError) as error:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise ModelError(
                 f"{type(self.model).__name__} cannot read images of {list(image.shape[1:])}: {reason}",

@@ -80,6 +80,8 @@ def plan(config: RunConfig, *, task: str = "distill", screen: Screen | None = No
         "batch_size": batch,
         "seeds": seeds,
     }
+    if config.train.half_size_share:
+        result["student"]["small_images"] = {"epochs": few, "img_size": own.half_size}
     seconds = epochs * steps * seeds * step_seconds * (2 if task == "distill" else 1)
     if method is not None:
         symmetries, cards, forward = len(symmetries_for(config, data.spec)), [], 0.0
