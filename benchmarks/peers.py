@@ -54,6 +54,8 @@ TEMPERATURE, ALPHA, LR, WEIGHT_DECAY = 4.0, 0.5, 0.05, 5e-4
 TORCHDISTILL = "torchdistill==1.1.5"
 SIZES = ("images", "dev", "epochs", "batch", "img_size", "threads", "views", "teacher_epochs", "as_of_epochs")
 
+LISTS = ("peer", "ours", "beside")  # of arms: others may come later, and find the rows of these
+
 
 def options_of(text: str | None, **usual: Any) -> argparse.Namespace:
     """What every comparison asks for; ``usual`` changes what is taken where nothing is said."""
@@ -65,7 +67,7 @@ def options_of(text: str | None, **usual: Any) -> argparse.Namespace:
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
     parser.add_argument("--note", default="", help="said in the record, of the machine for example")
     options = parser.parse_args()
-    sizes = {k: v for k, v in vars(options).items() if k not in ("folder", "note", "repeats")}
+    sizes = {k: v for k, v in vars(options).items() if k not in ("folder", "note", "repeats", *LISTS)}
     mark = hashlib.sha256(json.dumps(sizes, sort_keys=True).encode()).hexdigest()[:8]
     options.rows = options.folder / f"{Path(sys.argv[0]).stem}-{mark}"
     options.rows.mkdir(parents=True, exist_ok=True)
