@@ -19,6 +19,16 @@ def sides(network, log):
     network.model.register_forward_pre_hook(lambda _, inputs: log.append(inputs[0].shape[-1]))
 
 
+def test_whole_images_come_as_they_are(data, make_member, settings):
+    """Neither shrunk nor blurred once the small ones are over."""
+    member, seen = make_member("m"), []
+    member.student.model.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].clone()))
+    fit([member], data, settings(4, half_size_epochs=2))
+    for given, (epoch, index) in zip(seen, data.seen, strict=True):
+        if epoch >= 2:
+            assert torch.allclose(given, (data.images[index] - 0.5) / 0.25)
+
+
 def test_the_share_is_rounded_and_enough_steps_are_left_for_whole_images():
     assert [half_size_epochs(share, 10, 50) for share in (0.0, 0.04, 0.5, 0.66, 0.9)] == [0, 0, 5, 7, 9]
     assert [half_size_epochs(0.9, epochs, 1000) for epochs in (1, 2, 3, 4)] == [0, 1, 2, 3], "an epoch at least"

@@ -37,7 +37,10 @@ class Average:
         self.state = {k: v.detach().clone() for k, v in self._network.state_dict().items()}
 
     def update(self, step: int) -> None:
-        """Take the weights after ``step`` (from 0) into the average, which began with ``first_step``."""
+        """Take the weights after ``step`` (from 0) into the average, which begins anew with ``first_step``.
+
+        After ten steps its warm-up has left a hundred-thousandth of what was before.
+        """
         step -= self.first_step
         decay = min(self.decay, (1 + step) / (WARMUP_STEPS + step))
         now = {k: v.detach() for k, v in self._network.state_dict().items()}

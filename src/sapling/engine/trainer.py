@@ -175,11 +175,9 @@ def fit(
     for epoch in range(first_epoch, settings.epochs):
         for member in members:
             member.enter(next(s for s in plan[member.name] if s.first <= epoch < s.last))
-            if member.average and settings.half_size_epochs and epoch >= settings.half_size_epochs:
+            if member.average and epoch >= settings.half_size_epochs:
                 # an average begins anew with whole images: that of small ones holds their batch-norm statistics
                 member.average.first_step = settings.half_size_epochs * data.num_batches(settings.batch_size)
-                if epoch == settings.half_size_epochs:
-                    member.average.reset()
         rows = _train_epoch(members, data, settings, epoch, teacher, clock, watcher)
         for member in members:
             check_state(member, epoch)
