@@ -177,8 +177,8 @@ def check_method(run: Run, members: Sequence[Member]) -> None:
             continue
         content = {"weights": member.weights, "config": member.method.config.model_dump(mode="json")}
         now = json.loads(json.dumps(content))
-        records = [r for name in sorted(run.path("members").glob("*/member.json")) if (r := read_json(name))]
-        trained = [{"weights": r["weights"]} for r in records if r["arm"] == member.arm]
+        records = map(read_json, sorted(run.path("members").glob("*/member.json")))
+        trained = [{"weights": record["weights"]} for record in records if record["arm"] == member.arm]
         before = read_json(place) if place.exists() else (trained or [now])[0]
         if found := list(_changed(before, now)):
             raise RunError(

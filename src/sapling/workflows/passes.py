@@ -264,7 +264,7 @@ def train_members(
 ) -> None:
     """One pass: train, then write each member's weights and ``member.json``; a pass that is there is skipped.
 
-    ``half_size_share`` is that of `TrainConfig`, for students; what is trained to teach always sees whole images.
+    ``half_size_share`` is that of `TrainConfig`; a teacher of the run is trained without, on whole images.
     """
     if all(member_record(run, m.name) for m in members):
         return
