@@ -1,6 +1,8 @@
 """Latents in place of features: students hear what they would have made of them, and the disk holds less."""
 
 import json
+import shutil
+import zlib
 from collections import namedtuple
 
 import numpy as np
@@ -119,7 +121,7 @@ def features_do_not_fit(monkeypatch):
     )
 
 
-def test_a_run_on_latents_learns_as_one_on_features(photos, teacher, tmp_path, asked, monkeypatch, capsys):
+def test_a_run_on_latents_learns_as_one_on_features(photos, teacher, tmp_path, asked, monkeypatch):
     whole = run(photos, teacher, tmp_path / "a", method=FDBD)
     features_do_not_fit(monkeypatch)
     asked.clear()
@@ -144,9 +146,40 @@ def test_a_run_on_latents_learns_as_one_on_features(photos, teacher, tmp_path, a
     run(photos, teacher, tmp_path / "d", method={**FDBD, "phase1_epochs": 2}, train=one_seed)
     kept = {p.name.split("-")[0] for p in (tmp_path / "cache").glob("answers/*/tap.latent*.npy")}
     assert len(kept) == 2  # latents of another phase are others
-    for command in ("verify", "build"):
-        assert main(["cache", command, str(tmp_path / "b")]) == 2
-        assert "keeps latents" in capsys.readouterr().err
+
+
+def test_kept_latents_are_verified_and_built_by_the_runs_own_first_phase(
+    photos, teacher, tmp_path, monkeypatch, capsys
+):
+    features_do_not_fit(monkeypatch)
+    run(photos, teacher, tmp_path / "a", method=FDBD, train={"num_seeds": 1})
+
+    def call(command):
+        code = main(["cache", command, str(tmp_path / "a")])
+        shown = capsys.readouterr()
+        return code, shown.out + shown.err
+
+    code, out = call("verify")
+    assert code == 0
+    assert "latent" in out
+    (kept,) = (tmp_path / "cache").glob("answers/*/tap.latent*-0001-*.npy")
+    kept.unlink()
+    code, out = call("verify")
+    assert code == 1
+    assert "1 of 3 views are missing" in out
+    assert call("build")[0] == 0
+    assert kept.is_file()
+    assert call("verify")[0] == 0
+    others = np.load(kept)[::-1].copy()  # of other images, under a checksum that is right
+    np.save(kept, others)
+    kept.rename(kept.with_name(f"{kept.stem[:-8]}{zlib.crc32(kept.read_bytes()):08x}.npy"))
+    code, out = call("verify")
+    assert code == 1
+    assert "not what the teacher says now" in out
+    shutil.rmtree(tmp_path / "a" / "phases")
+    code, out = call("verify")
+    assert code == 1
+    assert "is not done" in out
 
 
 def test_latents_that_cannot_be_kept_cost_no_run_its_life(photos, teacher, tmp_path, monkeypatch):

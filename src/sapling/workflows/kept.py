@@ -15,15 +15,19 @@ from sapling.data.answers import AnswerStore, answers_folder, bytes_there
 from sapling.data.layout import printable
 from sapling.data.loader import Dataset
 from sapling.errors import RunError, UsageError
+from sapling.models.tapped import TappedModel
 from sapling.record import Run, load_run_config, read_json
 from sapling.screen import Screen
 from sapling.teachers.build_cache import Verification, bytes_per_view, shapes_of, verify_answers
-from sapling.types import Teacher
-from sapling.workflows.answers import FILE, VIEWS, fingerprint, keep, open_store_of, size_in_words
+from sapling.types import Taps, Teacher
+from sapling.workflows.answers import FILE, VIEWS, fingerprint, keep, open_store_of, recorded, size_in_words
 from sapling.workflows.dataset import open_checked
 from sapling.workflows.gate import refuse_replaced
+from sapling.workflows.latents import Encodes, latent_teacher
 from sapling.workflows.networks import is_given
-from sapling.workflows.passes import Machine, check_names, prepare_machine
+from sapling.workflows.pair import student_network
+from sapling.workflows.passes import Machine, check_names, pair_info, prepare_machine, preprocess_for
+from sapling.workflows.phases import put_phases
 from sapling.workflows.teacher import CheckedTeacher, get_teacher
 
 
@@ -35,7 +39,7 @@ class Kept:
         folder: where it lies.
         num_views: V.
         num_images: n.
-        parts: what is kept of each view: ``logits``, and the method's taps.
+        parts: what is kept of each view: ``logits``, and the method's taps, or the latents that it makes of them.
         num_bytes: that it takes.
         seconds: that it took; 0 where all was there.
     """
@@ -134,13 +138,6 @@ def blocks_of_run(folder: Path) -> dict[str, Any]:
             where=str(folder),
             allowed="a run of sapling distill whose log says that they were kept, or data and --teacher PATH",
         )
-    if record.get("latents"):
-        raise UsageError(
-            "this run keeps latents, which only the method's own first phase can make again",
-            where=str(folder),
-            allowed="a run that keeps the teacher's answers themselves",
-            remedy="sapling distill, with the same settings, makes anew what is missing or damaged",
-        )
     blocks["data"] = {**blocks["data"], "num_views": record["num_views"]}
     blocks["output"] = {"folder": str(folder)}
     return blocks
@@ -191,6 +188,21 @@ def _open(run: Run, config: RunConfig, views: int, screen: Screen) -> _Open:
     data = open_checked(config, screen, run)
     machine = prepare_machine(config, run)
     teacher = get_teacher(run, data, machine, screen)
-    taps = methods.taps(config.method.name, **config.method.options).teacher
-    live = teacher.live(machine, taps)
-    return _Open(replace(data, num_views=views), teacher, live, machine, taps, config.evaluate.batch_size)
+    taps = methods.taps(config.method.name, **config.method.options)
+    live: Teacher = teacher.live(machine, taps.teacher)
+    heard = taps.teacher
+    if recorded(run).get("latents"):
+        live = _as_latents(run, data, live, machine, taps)
+        heard = tuple(live.shapes)
+    return _Open(replace(data, num_views=views), teacher, live, machine, heard, config.evaluate.batch_size)
+
+
+def _as_latents(run: Run, data: Dataset, live: Teacher, machine: Machine, taps: Taps) -> Teacher:
+    """The teacher as students of a run hear it that keeps latents: by what its first phase made."""
+    config = run.config
+    network = student_network(config, data)
+    student = TappedModel(network, preprocess_for(network, data), taps.student)
+    method = methods.build(config.method.name, pair_info(data, student, live), **config.method.options)
+    put_phases(run, method)
+    assert isinstance(method, Encodes)
+    return latent_teacher(run, live, machine, method)

@@ -75,8 +75,13 @@ def after_phases(
     method = next((m for m in methods if isinstance(m, Encodes)), None)
     if method is None or not recorded(run).get("latents"):
         return heard
+    found = latent_teacher(run, heard, machine, method)
+    return kept_or_live(run, data, teacher, found, machine, tuple(found.shapes), screen)
+
+
+def latent_teacher(run: Run, live: Teacher, machine: Machine, method: Encodes) -> LatentTeacher:
+    """The teacher as students of a run hear it, by a method that has what the run's phases before them made."""
     assert isinstance(method, Method)
-    name = LATENT + phase_identity(run, method)[:16]
     method.to(machine.device)
     method.begin_phase(next(phase for phase in method.phases() if phase.uses_student))  # the encoder stands still
-    return kept_or_live(run, data, teacher, LatentTeacher(heard, method, name), machine, (name,), screen)
+    return LatentTeacher(live, method, LATENT + phase_identity(run, method)[:16])
