@@ -10,6 +10,7 @@ from hypothesis import settings
 from PIL import Image
 
 from tests.digests import sources_digest
+from tests.exporter import parse_functions_once
 
 # threads that wait for work sleep; by default they spin, and on a busy machine hold the core of what they wait for
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # is read when torch is first loaded
@@ -50,6 +51,12 @@ def same_threads():
 def torch_threads():
     """Threads of torch, or None where it is not imported: many tests must do without."""
     return sys.modules["torch"].get_num_threads() if "torch" in sys.modules else None
+
+
+@pytest.fixture(autouse=True)
+def quick_exports():
+    """Twenty tests write an ONNX file."""
+    parse_functions_once()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -40,6 +40,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from tests.digests import sources_digest  # noqa: E402
+from tests.exporter import export_once  # noqa: E402
 
 FAULTS = ROOT / "tests" / "faults"
 PRELOAD = (
@@ -280,6 +281,7 @@ def main() -> int:
             importlib.import_module(module)
         except ImportError:
             continue
+    export_once()
     assert not any(m == "sapling" or m.startswith("sapling.") for m in sys.modules), "sapling was loaded too early"
     gc.collect()
     gc.freeze()  # or every collection in a child would look at torch again, and copy its pages

@@ -2,6 +2,8 @@
 
 import pytest
 
+from sapling.workflows import distill
+
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
@@ -12,3 +14,9 @@ def cache(tmp_path, monkeypatch):
 @pytest.fixture
 def teacher(finished_run):
     return finished_run.folder / "teacher"
+
+
+@pytest.fixture
+def no_page(monkeypatch):
+    """Runs without report.html, which takes a third of a small run; tests of the page are in ``tests/report``."""
+    monkeypatch.setattr(distill, "write_report", lambda folder: None)

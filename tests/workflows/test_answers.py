@@ -27,6 +27,8 @@ from sapling.workflows.teacher import CheckedTeacher
 from tests.conftest import SMALL_RUN
 from tests.digests import digest
 
+pytestmark = pytest.mark.usefixtures("no_page")
+
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):

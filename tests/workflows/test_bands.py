@@ -83,7 +83,11 @@ def test_new_scenes_are_scaled_as_those_of_the_training(run, tmp_path):
 
 
 def test_a_given_teacher_decides_how_pictures_are_read(run, scenes, tmp_path):
-    given = {**RUN, "teacher": {"model": str(run.folder / "teacher"), "accept_weak": True}, "deploy": {"onnx": False}}
+    given = {
+        **RUN,
+        "teacher": {"model": str(run.folder / "teacher"), "accept_weak": True},
+        "deploy": {"onnx": False, "latency_seconds": 0},
+    }
     # images of another split have other bands; the teacher knows some of its test images, which is no matter here
     source = {"source": str(scenes), "img_size": 16, "split_seed": 5, "allow_leaks": True}
     again = sapling.distill(**given, data=source, output=str(tmp_path / "again"))
@@ -129,10 +133,14 @@ def test_a_teacher_of_some_bands_teaches_a_student_of_all(scenes, tmp_path):
         data={**source, "bands": "rgb"},
         student="cnn3",
         train=RUN["train"],
-        deploy={"onnx": False},
+        deploy={"onnx": False, "latency_seconds": 0},
         output=str(tmp_path / "rgb"),
     )
-    call = {**RUN, "teacher": {"model": str(rgb.folder), "accept_weak": True}, "deploy": {"onnx": False}}
+    call = {
+        **RUN,
+        "teacher": {"model": str(rgb.folder), "accept_weak": True},
+        "deploy": {"onnx": False, "latency_seconds": 0},
+    }
     every = ",".join(map(str, range(1, 14)))
     both = sapling.distill(**call, data={**source, "bands": every}, output=str(tmp_path / "both"))
     networks = [sapling.load_model(both.folder / part).preprocess for part in ("teacher", "student")]

@@ -16,6 +16,8 @@ from sapling.workflows.networks import is_given
 from sapling.workflows.pair import check_pair
 from sapling.workflows.plan import plan
 
+pytestmark = pytest.mark.usefixtures("no_page")
+
 
 def settings(student, method="dist", **teacher):
     return build({"data": "x", "student": student, "teacher": teacher, "method": method})
@@ -122,7 +124,7 @@ def test_the_choice_is_said_recorded_and_found_again(photos, tmp_path, monkeypat
         "data": {"source": str(photos), "img_size": 16},
         "teacher": {"accept_weak": True},
         "train": {"epochs": 1, "batch_size": 16, "num_seeds": 1, "precision": "fp32"},
-        "deploy": {"onnx": False},
+        "deploy": {"onnx": False, "latency_seconds": 0},
     }
     planned = plan(build(blocks))
     assert planned["teacher"]["model"] == "wrn_16_2"

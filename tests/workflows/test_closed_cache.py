@@ -9,7 +9,7 @@ from tests.digests import digest
 from tests.workflows.test_answers import run
 
 FDBD = {"name": "fdbd", "phase1_epochs": 1}
-pytestmark = pytest.mark.usefixtures("cache")
+pytestmark = pytest.mark.usefixtures("cache", "no_page")
 
 
 @pytest.fixture

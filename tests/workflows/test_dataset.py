@@ -12,7 +12,7 @@ from tests.digests import digest
 SMALL = {
     "student": "cnn3",
     "train": {"epochs": 1, "batch_size": 16, "precision": "fp32"},
-    "deploy": {"onnx": False},
+    "deploy": {"onnx": False, "latency_seconds": 0},
 }
 BROKEN = "枫树/7.png"
 

@@ -77,7 +77,7 @@ def run(root, name, teacher, *, epochs=12, kind="kd", seeds=1, **method):
         teacher={"model": str(teacher), "accept_weak": True},
         method={"name": kind, **method},
         train={"epochs": epochs, "batch_size": 16, "num_seeds": seeds, "precision": "fp32", "threads": 1, "lr": 0.02},
-        deploy={"onnx": False},
+        deploy={"onnx": False, "latency_seconds": 0},
         output=str(root / "runs" / name),
     )
 

@@ -165,7 +165,11 @@ def test_export_again_is_checked(finished_run, tmp_path):
 
 
 def test_the_given_teacher_is_used_as_it_is(finished_run, photos, tmp_path):
-    blocks = {**SMALL_RUN, "train": {**SMALL_RUN["train"], "num_seeds": 1}, "deploy": {"onnx": False}}
+    blocks = {
+        **SMALL_RUN,
+        "train": {**SMALL_RUN["train"], "num_seeds": 1},
+        "deploy": {"onnx": False, "latency_seconds": 0},
+    }
     blocks["teacher"] = {"model": str(finished_run.folder / "teacher")}
     again = sapling.distill(
         **blocks, method="dist", data={"source": str(photos), "img_size": 16}, output=tmp_path / "r"
@@ -195,7 +199,7 @@ def test_an_untrained_teacher_is_stopped_before_students(photos, tmp_path):
     assert not (tmp_path / "r" / "members").exists()
     # the advice of the message works on the same folder
     blocks["teacher"]["accept_weak"] = True
-    blocks.update(train={**blocks["train"], "num_seeds": 1, "epochs": 1}, deploy={"onnx": False})
+    blocks.update(train={**blocks["train"], "num_seeds": 1, "epochs": 1}, deploy={"onnx": False, "latency_seconds": 0})
     results = sapling.distill(**blocks, output=tmp_path / "r").results
     assert results["teacher"]["gate"]["overridden"]
     assert "did not pass the gate" in results["warnings"][0]
@@ -207,7 +211,7 @@ def test_changed_data_under_a_run_are_refused(tmp_path):
         "data": {"source": str(photos), "img_size": 16},
         "student": "cnn3",
         "train": {"epochs": 1, "batch_size": 16},
-        "deploy": {"onnx": False},
+        "deploy": {"onnx": False, "latency_seconds": 0},
         "output": str(folder),
     }
     sapling.train(**blocks)
@@ -223,7 +227,7 @@ def test_a_run_goes_on_with_its_own_threads_and_precision(photos, tmp_path):
         "data": {"source": str(photos), "img_size": 16},
         "student": "cnn3",
         "train": {"epochs": 1, "batch_size": 16},
-        "deploy": {"onnx": False},
+        "deploy": {"onnx": False, "latency_seconds": 0},
         "output": str(tmp_path / "r"),
     }
     before = torch.get_num_threads()

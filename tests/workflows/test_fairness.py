@@ -12,6 +12,8 @@ from sapling.workflows import distill as workflow
 from tests.conftest import SMALL_RUN, write_images
 from tests.digests import digest
 
+pytestmark = pytest.mark.usefixtures("no_page")
+
 TRAIN = {**SMALL_RUN["train"], "num_seeds": 1}
 
 
@@ -26,7 +28,7 @@ def test_alpha_one_is_the_control_to_the_bit(photos, finished_run, tmp_path):
         teacher=str(finished_run.folder / "teacher"),
         method={"name": "kd", "alpha": 1},
         train={**TRAIN, "epochs": 1},
-        deploy={"onnx": False},
+        deploy={"onnx": False, "latency_seconds": 0},
         output=tmp_path / "r",
     )
     assert weights(run.folder, "control-s0") == weights(run.folder, "kd-s0")
@@ -40,7 +42,7 @@ def test_the_teacher_has_its_own_random_stream(photos, tmp_path):
         student="cnn3",
         teacher={"model": "cnn3", "accept_weak": True},
         train={**TRAIN, "epochs": 1},
-        deploy={"onnx": False},
+        deploy={"onnx": False, "latency_seconds": 0},
         output=tmp_path / "r",
     )
     assert weights(run.folder, "teacher") != weights(run.folder, "control-s0")
@@ -53,7 +55,7 @@ def test_a_teacher_may_have_views_of_its_own_and_the_control_does_not_notice(pho
             student="cnn3",
             teacher={"model": "cnn3", "accept_weak": True, **teacher},
             train={**TRAIN, "epochs": 1},
-            deploy={"onnx": False},
+            deploy={"onnx": False, "latency_seconds": 0},
             output=tmp_path / name,
         ).folder
 

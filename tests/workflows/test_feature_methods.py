@@ -19,7 +19,7 @@ def test_a_whole_run_of_fitnet(photos, tmp_path):
         teacher={"model": "cnn3", "epochs": 1, "accept_weak": True},
         method={"name": "fitnet", "tap": "stage3", "teacher_tap": "blocks.2"},
         train={**SMALL_RUN["train"], "num_seeds": 1, "epochs": 1},
-        deploy={"onnx": False},
+        deploy={"onnx": False, "latency_seconds": 0},
         output=tmp_path / "r",
     )
     rows = [json.loads(line) for line in (tmp_path / "r" / "metrics.jsonl").read_text().splitlines()]

@@ -85,7 +85,10 @@ def test_where_no_epoch_is_left_for_small_images_the_log_says_so_and_nothing_is_
 ):
     monkeypatch.setattr(engine_plan, "MIN_WHOLE_STEPS", 50)
     settings = blocks(photos, tmp_path / "r", student="test_vit_relpos")
-    settings = {**{k: v for k, v in settings.items() if k != "teacher"}, "deploy": {"onnx": False}}
+    settings = {
+        **{k: v for k, v in settings.items() if k != "teacher"},
+        "deploy": {"onnx": False, "latency_seconds": 0},
+    }
     found = plan.plan(build(settings), task="train")
     assert found["student"]["small_images"] == {"epochs": 0, "img_size": 16}
     sapling.train(**settings)

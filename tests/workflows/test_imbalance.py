@@ -44,7 +44,7 @@ def distil(photos, folder, imbalance, **more):
         teacher={"model": "cnn3", "epochs": 1, "accept_weak": True},
         method={"name": "kd", "alpha": 1},
         train={**TRAIN, "imbalance": imbalance, **more},
-        deploy={"onnx": False},
+        deploy={"onnx": False, "latency_seconds": 0},
         output=folder,
     )
 
@@ -79,7 +79,7 @@ def test_parts_of_a_combination_weigh_classes_too(few, tmp_path, members):
         teacher={"model": "cnn3", "epochs": 1, "accept_weak": True},
         method=["kd", "byot"],
         train={**TRAIN, "imbalance": "class_weights"},
-        deploy={"onnx": False},
+        deploy={"onnx": False, "latency_seconds": 0},
         output=tmp_path / "r",
     )
     method = members["kd+byot-s0"][0].method
@@ -92,7 +92,7 @@ def test_plain_training_has_it_too(few, tmp_path, members):
         data={"source": str(few), "img_size": 16},
         student="cnn3",
         train={**TRAIN, "imbalance": "logit_adjustment"},
-        deploy={"onnx": False},
+        deploy={"onnx": False, "latency_seconds": 0},
         output=tmp_path / "r",
     )
     assert type(members["model"][0].method.label_loss).__name__ == "AdjustedLogits"

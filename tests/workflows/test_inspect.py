@@ -17,7 +17,7 @@ from tests.data.scenes import scene, split_scenes, write_scenes
 SMALL = {
     "student": "cnn3",
     "train": {"epochs": 1, "batch_size": 8, "precision": "fp32"},
-    "deploy": {"onnx": False},
+    "deploy": {"onnx": False, "latency_seconds": 0},
 }
 
 

@@ -30,7 +30,7 @@ from tests.workflows.test_answers import run, settings
 Usage = namedtuple("Usage", "total used free")
 FDBD = {"name": "fdbd", "phase1_epochs": 1, "ae_channels": 8}
 NAME = f"{LATENT}x"
-pytestmark = pytest.mark.usefixtures("cache")
+pytestmark = pytest.mark.usefixtures("cache", "no_page")
 
 
 @pytest.fixture

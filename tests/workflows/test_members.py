@@ -16,11 +16,17 @@ from sapling.workflows.members import Footprint, footprint, most_members
 from tests.conftest import SMALL_RUN
 from tests.digests import digest
 
+pytestmark = pytest.mark.usefixtures("no_page")
+
 WEIGHTS = ("members/control-s0", "members/dist-s0", "student")
 
 
 def run(photos, output, **train):
-    small = {**SMALL_RUN, "deploy": {"onnx": False}, "teacher": {"model": "cnn4", "epochs": 1, "accept_weak": True}}
+    small = {
+        **SMALL_RUN,
+        "deploy": {"onnx": False, "latency_seconds": 0},
+        "teacher": {"model": "cnn4", "epochs": 1, "accept_weak": True},
+    }
     small["train"] = {**SMALL_RUN["train"], "num_seeds": 1, "threads": 1, "epochs": 2, **train}
     return sapling.distill(data={"source": str(photos), "img_size": 16}, output=str(output), **small)
 
@@ -116,13 +122,20 @@ def test_another_number_lets_a_run_go_on_that_died_of_memory(photos, whole, tmp_
         assert {name for name, _, _ in passes(again.folder)} == expected
 
 
-def half_done(photos, output):
+@pytest.fixture(scope="module")
+def two_seeds(photos, tmp_path_factory):
+    return run(photos, tmp_path_factory.mktemp("two") / "r", num_seeds=2)
+
+
+@pytest.fixture
+def half_done(two_seeds, tmp_path):
     """A run of two seeds whose second is still to be trained."""
-    first = run(photos, output, num_seeds=2)
-    (first.folder / "results.json").unlink()
+    folder = tmp_path / "r"
+    shutil.copytree(two_seeds.folder, folder)
+    (folder / "results.json").unlink()
     for name in ("control-s1", "dist-s1"):
-        shutil.rmtree(first.folder / "members" / name)
-    return first
+        shutil.rmtree(folder / "members" / name)
+    return folder
 
 
 @pytest.mark.parametrize(
@@ -133,21 +146,21 @@ def half_done(photos, output):
         ("method.json", {"config": {"gone": 1}}, r"config.gone was 1, is None"),
         ("members/dist-s0/member.json", {"weights": {"ce": 0.25}}, r"weights.ce was 0.25, is 1.0"),
     ],
+    ids=["weight", "setting", "gone", "member"],
 )
-def test_a_run_does_not_go_on_with_another_method(photos, tmp_path, file, content, message):
+def test_a_run_does_not_go_on_with_another_method(photos, two_seeds, half_done, file, content, message):
     """A version whose method has other weights or settings must not go on with a run of an older one."""
-    first = half_done(photos, tmp_path / "r")
-    place = first.folder / file
+    place = half_done / file
     kept = place.read_text()
     place.write_text(json.dumps({**json.loads(kept), **content}))
     if file != "method.json":
-        (first.folder / "method.json").unlink()  # as a run had none before there was such a file
+        (half_done / "method.json").unlink()  # as a run had none before there was such a file
     with pytest.raises(RunError, match=message + r"[\s\S]*another --output"):
-        run(photos, tmp_path / "r", num_seeds=2)
-    assert not (first.folder / "members" / "dist-s1").exists()
+        run(photos, half_done, num_seeds=2)
+    assert not (half_done / "members" / "dist-s1").exists()
     place.write_text(kept)
-    again = run(photos, tmp_path / "r", num_seeds=2)
-    assert again.results["comparison"] == first.results["comparison"]
+    again = run(photos, half_done, num_seeds=2)
+    assert again.results["comparison"] == two_seeds.results["comparison"]
 
 
 def test_the_method_is_kept_before_a_student_is_trained(photos, tmp_path, monkeypatch):

@@ -165,7 +165,9 @@ def test_labels_in_the_columns_of_the_network():
 def test_training_alone_mixing_and_weights(shapes, tmp_path):
     train = {**SETTINGS["train"], "epochs": 1, "imbalance": "class_weights"}
     data = {"source": str(shapes), "img_size": 16, "mixup": 0.4}
-    again = sapling.train(data=data, student="cnn3", train=train, deploy={"onnx": False}, output=tmp_path / "r")
+    again = sapling.train(
+        data=data, student="cnn3", train=train, deploy={"onnx": False, "latency_seconds": 0}, output=tmp_path / "r"
+    )
     assert again.results["manifest"]["weights"] == {"bce": 1.0}
     assert "has a mean average precision of" in (tmp_path / "r" / "report.html").read_text()
 
@@ -199,7 +201,9 @@ def test_a_teacher_of_another_kind_is_refused(shapes, finished_run, tmp_path):
 def test_a_given_teacher_is_checked_and_used(run, shapes, tmp_path):
     teacher = {"model": str(run.folder / "teacher")}
     train = {**SETTINGS["train"], "num_seeds": 1, "epochs": 1}
-    again = sapling.distill(**blocks(shapes, tmp_path / "r", teacher=teacher, train=train, deploy={"onnx": False}))
+    again = sapling.distill(
+        **blocks(shapes, tmp_path / "r", teacher=teacher, train=train, deploy={"onnx": False, "latency_seconds": 0})
+    )
     assert again.results["teacher"]["test"]["map"] == run.results["teacher"]["test"]["map"]
     assert again.results["teacher"]["gate"]["checks"][-1]["detail"].startswith("not looked at")
 
@@ -208,7 +212,14 @@ def test_alpha_one_is_the_control_to_the_bit(shapes, tmp_path):
     train = {**SETTINGS["train"], "num_seeds": 1, "epochs": 1}
     method, teacher = {"name": "kd", "alpha": 1}, {"model": "cnn3", "epochs": 1, "accept_weak": True}
     made = sapling.distill(
-        **blocks(shapes, tmp_path / "r", method=method, teacher=teacher, train=train, deploy={"onnx": False})
+        **blocks(
+            shapes,
+            tmp_path / "r",
+            method=method,
+            teacher=teacher,
+            train=train,
+            deploy={"onnx": False, "latency_seconds": 0},
+        )
     )
     first, second = (made.folder / "members" / f"{arm}-s0" / "model.safetensors" for arm in ("control", "kd"))
     assert digest(first) == digest(second)

@@ -52,7 +52,7 @@ def test_weights_from_elsewhere_teach(photos, foreign, tmp_path):
         teacher=f"resnet8x4={foreign}",
         student="cnn3",
         train=TRAIN,
-        deploy={"onnx": False},
+        deploy={"onnx": False, "latency_seconds": 0},
         output=str(tmp_path / "run"),
     )
     card = json.loads((result.folder / "teacher" / "card.json").read_text())
@@ -185,7 +185,7 @@ def test_a_frozen_teacher_keeps_its_body_and_its_licence_is_on_the_card(photos, 
         },
         student="cnn3",
         train=TRAIN,
-        deploy={"onnx": False},
+        deploy={"onnx": False, "latency_seconds": 0},
         output=str(tmp_path / "run"),
     )
     teacher = load_model(result.folder / "teacher")
@@ -202,7 +202,7 @@ def test_the_licence_of_published_weights_is_on_the_student_s_card(photos, publi
         data={"source": str(photos), "img_size": 16},
         student={"model": "cnn4", "pretrained": True, "freeze_backbone": True},
         train={**TRAIN, "layer_decay": 0.7},
-        deploy={"onnx": False},
+        deploy={"onnx": False, "latency_seconds": 0},
         output=str(tmp_path / "run"),
     )
     readme = (result.folder / "student" / "README.md").read_text()

@@ -57,7 +57,7 @@ SETTINGS = st.fixed_dictionaries(
             "weight_decay": st.sampled_from([0, 1e-4, 1e-17]), "ema_decay": st.sampled_from([None, 0.9]),
             "precision": st.sampled_from(["fp32", "bf16"]), "layer_decay": st.sampled_from([None, 0.7]),
         }),
-        "deploy": st.just({"onnx": False}),
+        "deploy": st.just({"onnx": False, "latency_seconds": 0}),
         "output": st.sampled_from(["runs/x y", "-o/1"]),
     },
 )  # fmt: skip

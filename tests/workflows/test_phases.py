@@ -297,7 +297,7 @@ def whole(photos, folder, teacher, method):
         student="cnn3",
         method=method,
         train=train,
-        deploy={"onnx": False},
+        deploy={"onnx": False, "latency_seconds": 0},
         output=str(folder),
     )
 
@@ -307,7 +307,9 @@ def a_teacher(photos, tmp_path_factory):
     train = {**SMALL_RUN["train"], "epochs": 2, "threads": 1}
     data = {"source": str(photos), "img_size": 16}
     folder = tmp_path_factory.mktemp("teacher") / "t"
-    return sapling.train(data=data, student="cnn4", train=train, deploy={"onnx": False}, output=str(folder)).folder
+    return sapling.train(
+        data=data, student="cnn4", train=train, deploy={"onnx": False, "latency_seconds": 0}, output=str(folder)
+    ).folder
 
 
 WHOLE = {"fdbd": METHOD, "diffkd": {"name": "diffkd", "ae_channels": 8}, "kd+fdbd": ["kd", {**METHOD, "weight": 0.5}]}

@@ -26,7 +26,7 @@ RICH = {
 
 def blocks(photos, output, rich):
     more = {"rich": RICH, "kept": KEPT}.get(rich, {"data": {}, "train": {}})
-    deploy = {"onnx": False}
+    deploy = {"onnx": False, "latency_seconds": 0}
     train = {**SMALL_RUN["train"], "num_seeds": 1, "threads": 1, **more["train"]}
     return {
         **SMALL_RUN,

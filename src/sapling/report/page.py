@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import tempfile
 from pathlib import Path
@@ -164,8 +165,9 @@ def _confusion(summary: Summary) -> dict[str, Any] | None:
     return {"matrices": matrices, "changes": changes, "numbered": size > class_figures.MAX_NAMED}
 
 
+@functools.cache
 def page_environment() -> jinja2.Environment:
-    """Templates that escape whatever is put into them."""
+    """Templates that escape whatever is put into them; one process compiles each once."""
     return jinja2.Environment(
         loader=jinja2.PackageLoader("sapling.report"),
         autoescape=True,
