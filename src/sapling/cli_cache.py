@@ -127,13 +127,13 @@ def verify(blocks: dict[str, Any], screen: Screen) -> None:
     from sapling.workflows.kept import verify_kept
 
     store, found = verify_kept(blocks, screen)
-    shown = ", ".join(f"{part} {share:.2%}" for part, share in found.largest.items())
+    shown = ", ".join(f"{part} {100 * share:.2f} %" for part, share in found.largest.items())
     line = f"{found.num_answers:,} answers asked again; largest difference, of their spread: {shown}"
     if not found.holds:
         raise RunError(
             f"the kept answers are not what the teacher says now. {line}",
             where=str(store.place),
-            allowed=f"up to {found.tolerance:.0%}, which rounding explains",
+            allowed=f"up to {100 * found.tolerance:.0f} %, which rounding explains",
             remedy=rebuild(store.place),
         )
     typer.echo(f"{store.place.name} holds. {line}")

@@ -76,7 +76,7 @@ def print_comparison(found: Comparison) -> None:
     if found.controls.are_one and found.control_standing is not None:
         own = found.control_standing
         table.add_row(
-            "control", _level(found.controls.scores), "", "", "", "", f"{own.mean_rank:.1f}", f"{own.best:.0%}"
+            "control", _level(found.controls.scores), "", "", "", "", f"{own.mean_rank:.1f}", f"{100 * own.best:.0f} %"
         )
     for m in found.methods:
         v = m.verdict
@@ -88,7 +88,7 @@ def print_comparison(found: Comparison) -> None:
             f"{m.p_adjusted:.3f}",
             "" if v.detectable["now"] is None else limit(v.detectable["now"]).removesuffix(" points"),
             f"{m.standing.mean_rank:.1f}",
-            f"{m.standing.best:.0%}",
+            f"{100 * m.standing.best:.0f} %",
             outcome_words(m.outcome, num_seeds),
         )
     console.print(table)

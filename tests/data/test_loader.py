@@ -143,7 +143,7 @@ def test_the_card_is_json_and_says_what_matters(data):
     assert expected.items() <= card["views"].items()
     assert (card["views"]["view_seed"], card["views"]["num_views"]) == (4, 0)
     assert card["mix"] == {"mixup": 0.0, "cutmix": 0.0, "share": 1.0}
-    assert card["notes"] == ["Cut from all images, stratified by class, seed 0: 15% for test and 15% for val."]
+    assert card["notes"] == ["Cut from all images, stratified by class, seed 0: 15 % for test and 15 % for val."]
 
 
 @pytest.mark.parametrize(("side", "img_size"), [(8, 32), (40, 32), (64, 64), (150, 128), (700, 224)])

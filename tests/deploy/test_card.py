@@ -61,7 +61,7 @@ def test_the_card_says_what_a_reader_needs(tmp_path):
         "91.23 %",
         "97.00 %",
         "1,500 test images",
-        "+1.23 percentage points, 95% interval +0.40 to +2.00",
+        "+1.23 percentage points, 95 % interval +0.40 to +2.00",
         "Distillation helped.",
         "One teacher.",
         "`kd-s1`",

@@ -64,7 +64,7 @@ def test_wrong_mean_and_std_are_named_and_right_ones_pass(true, declared):
         assert "no other way is clearly better" in result.check.detail
     else:
         assert not result.check.passed
-        assert f"% as declared, 97.0% with {true}" in result.check.detail
+        assert f" % as declared, 97.0 % with {true}" in result.check.detail
 
 
 def test_blue_first_is_named():

@@ -167,7 +167,7 @@ def test_a_teacher_that_memorised_is_said_with_remedies():
         "val": {"top1": 0.694, "entropy": 0.6},
     }
     (text,) = warnings_about(card)
-    for word in ("99.8%", "69.4%", "one-hot", "--teachers 3 --set teacher.cross_fit=true", "--teacher-recipe mixed"):
+    for word in ("99.8 %", "69.4 %", "one-hot", "--teachers 3 --set teacher.cross_fit=true", "--teacher-recipe mixed"):
         assert word in text
     assert "--set teacher.symmetrise=true" in text
     (other,) = warnings_about({**card, "origin": "given", "symmetries": 8})

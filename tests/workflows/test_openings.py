@@ -189,7 +189,7 @@ def test_where_no_number_of_seeds_could_show_it_more_images_are_tested(tmp_path)
     remedy = remedy_for(finding, few, config)
     assert remedy.changes == {"data.test_share": 0.26}  # 0.15 (5 / 4)^2, and a tenth
     assert not remedy.keeps_teacher  # it was trained on some of the images that are drawn
-    assert remedy.text.startswith("Test on 26% of all images: with 15% no number of seeds")
+    assert remedy.text.startswith("Test on 26 % of all images: with 15 % no number of seeds")
     assert "train.num_seeds" in remedy_for(finding, replace(few, endless_seeds=0.03), config).changes
     tested = build({"data": {"source": "x", "test_share": 0.4}, "teacher": "resnet18"})
     crowded = build({"data": {"source": "x", "val_share": 0.6}, "teacher": "resnet18"})

@@ -93,7 +93,7 @@ def make_split(source: Source, *, val_share: float = 0.15, test_share: float = 0
         cut = (_cut_by_labels if source.multi_label else _cut)(source, pool, wanted, seed)
         for part, indices in cut.items():
             given[part] = indices
-        shares = " and ".join(f"{share:.0%} for {part}" for part, share in wanted.items())
+        shares = " and ".join(f"{100 * share:.0f} % for {part}" for part, share in wanted.items())
         by = "all labels" if source.multi_label else "class"
         notes.append(f"Cut from {base}, stratified by {by}, seed {seed}: {shares}.")
     else:

@@ -116,7 +116,7 @@ def _quality(results: Mapping[str, Any], member: Mapping[str, Any]) -> Iterator[
     verdict = _part(_part(results, "comparison"), "verdict")
     if all(isinstance(verdict.get(key), (int, float)) for key in ("difference", "low", "high")):
         level = verdict.get("confidence")
-        name = f"{level:.0%} interval" if isinstance(level, (int, float)) else "interval"
+        name = f"{100 * level:.0f} % interval" if isinstance(level, (int, float)) else "interval"
         yield ""
         yield (
             f"Distilled minus control ({_plain(verdict.get('measure', 'top1'))}, over "

@@ -196,7 +196,7 @@ def _scale(m: Measured) -> Finding | None:
             "scale",
             "likely",
             "The teacher's terms are too weak",
-            f"All of them together have {sum(pulls.values()) * base / own:.1%} of the gradient of the labels "
+            f"All of them together have {100 * sum(pulls.values()) * base / own:.1f} % of the gradient of the labels "
             f"({', '.join(f'{n} {m.weights.get(n, 0):g}' for n in pulls)}).",
             "The student is trained as if there were no teacher.",
         )
@@ -209,8 +209,8 @@ def _temperature(m: Measured) -> Finding | None:
         return None
     soft, plain = seen.entropy_at_temperature / m.most_entropy, seen.entropy / m.most_entropy
     facts = (
-        f"At temperature {t:g} the soft targets have {soft:.1%} of the largest entropy there is "
-        f"(at temperature 1: {plain:.1%})."
+        f"At temperature {t:g} the soft targets have {100 * soft:.1f} % of the largest entropy there is "
+        f"(at temperature 1: {100 * plain:.1f} %)."
     )
     if t > 1 and soft >= FLAT and plain <= NOT_FLAT:
         return Finding(
@@ -292,8 +292,8 @@ def _hesitant(m: Measured) -> Finding | None:
         "possible",
         "The teacher hesitates, and the temperature flattens it further",
         f"It is right on {_share(train.right)} of training images and {_share(train.confidence)} sure; its soft "
-        f"targets have {train.entropy / m.most_entropy:.0%} of the largest entropy at temperature 1 and "
-        f"{train.entropy_at_temperature / m.most_entropy:.0%} at temperature {m.temperature:g}.",
+        f"targets have {100 * train.entropy / m.most_entropy:.0f} % of the largest entropy at temperature 1 and "
+        f"{100 * train.entropy_at_temperature / m.most_entropy:.0f} % at temperature {m.temperature:g}.",
         "A better classifier can be the worse teacher: mixup, CutMix and label smoothing make its answers soft in all "
         "directions alike, and plain kd asks the student to copy that. A method that compares answers up to their "
         "scale (dist) does not.",

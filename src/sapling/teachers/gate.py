@@ -169,7 +169,8 @@ def _above_chance(predicted: NDArray[np.int64], labels: NDArray[np.int64]) -> Ch
     hits = int((predicted == labels).sum())
     chance = np.array([(rng.permutation(predicted) == labels).sum() for _ in range(NUM_PERMUTATIONS)])
     best = np.array([(rng.permutation(labels) == labels).sum() for _ in range(NUM_PERMUTATIONS)])
-    detail = f"{hits / num:.1%} of {num} validation images; answers given at random: {chance.mean() / num:.1%}"
+    at_random = 100 * chance.mean() / num
+    detail = f"{100 * hits / num:.1f} % of {num} validation images; answers given at random: {at_random:.1f} %"
     if ((best >= num).sum() + 1) / (NUM_PERMUTATIONS + 1) > SIGNIFICANCE:
         return Check(TOO_FEW, False, f"{detail}; on so few not even a perfect teacher could be told from guessing")
     value = ((chance >= hits).sum() + 1) / (NUM_PERMUTATIONS + 1)
@@ -200,7 +201,9 @@ def _in_order(confusion: NDArray[np.int64]) -> tuple[Check, NDArray[np.int64]]:
     # Classes that are merely alike change places, too, but then hardly more is right.
     if after < CLEARLY * before:
         moved = []
-    wording = f"{accuracy:.1%} as it is, {renamed:.1%} if classes {moved} were renamed" if moved else f"{accuracy:.1%}"
+    wording = f"{100 * accuracy:.1f} %"
+    if moved:
+        wording += f" as it is, {100 * renamed:.1f} % if classes {moved} were renamed"
     return Check("class order", len(moved) < 2, wording, renamed if moved else None), columns
 
 

@@ -48,7 +48,8 @@ def _above_chance(logits: NDArray[np.float32], targets: NDArray[np.int64]) -> Ch
     dealt = [targets[rng.permutation(num)] for _ in range(NUM_PERMUTATIONS)]
     chance = np.array([mean_precision(order, permuted) for permuted in dealt])
     perfect = sum(bool((permuted == targets).all()) for permuted in dealt)
-    detail = f"mean average precision {found:.1%} on {num} validation images; answers at random: {chance.mean():.1%}"
+    detail = f"mean average precision {100 * found:.1f} % on {num} validation images; "
+    detail += f"answers at random: {100 * chance.mean():.1f} %"
     if (perfect + 1) / (NUM_PERMUTATIONS + 1) > SIGNIFICANCE:
         return Check(TOO_FEW, False, f"{detail}; on so few not even a perfect teacher could be told from guessing")
     value = ((chance >= found).sum() + 1) / (NUM_PERMUTATIONS + 1)
@@ -78,9 +79,9 @@ def _in_order(logits: NDArray[np.float32], targets: NDArray[np.int64]) -> Check:
         for i, j in zip(rows, columns, strict=True)
         if i != j and area[i, j] - own[i] > limit * np.sqrt(variance[i, j] + variance[i, i])
     ]
-    detail = f"mean area under the ROC curve {own.mean():.1%}"
+    detail = f"mean area under the ROC curve {100 * own.mean():.1f} %"
     if moved:
-        detail += f" as it is, {area[rows, columns].mean():.1%} if labels {moved} were renamed"
+        detail += f" as it is, {100 * area[rows, columns].mean():.1f} % if labels {moved} were renamed"
     return Check("class order", len(moved) < 2, detail)
 
 

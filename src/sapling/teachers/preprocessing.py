@@ -108,9 +108,11 @@ class PreprocessingResult:
         took = f"{len(self.trials)} other ways tried, {self.seconds:.1f} s"
         if wrong:
             best = wrong[0]
-            text = f"{best.declared:.1%} as declared, {best.accuracy:.1%} with {best.name}; {best.num_images} images"
+            text = f"{100 * best.declared:.1f} % as declared, {100 * best.accuracy:.1f} % with {best.name}; "
+            text += f"{best.num_images} images"
             return Check("preprocessing", False, text, best.accuracy)
-        better = f"{self.declared:.1%} of {self.num_images} images as declared, and no other way is clearly better"
+        better = f"{100 * self.declared:.1f} % of {self.num_images} images as declared, "
+        better += "and no other way is clearly better"
         return Check("preprocessing", True, f"{better} ({took})")
 
 

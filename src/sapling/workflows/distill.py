@@ -342,8 +342,8 @@ def choose_to_ship(records: list[dict[str, Any]], arm: str, measure: str = "top1
     tie = " (a tie goes to the distilled one)" if means[arm] == means[CONTROL] else ""
     reason = (
         ("not distilled: " if chosen == CONTROL else "")
-        + f"{chosen} has {means[chosen]:.1%} on validation on average and {other} {means[other]:.1%}{tie}; "
-        f"of its seeds this is the best there ({score(best):.1%})"
+        + f"{chosen} has {100 * means[chosen]:.1f} % on validation on average and {other} "
+        f"{100 * means[other]:.1f} %{tie}; of its seeds this is the best there ({100 * score(best):.1f} %)"
     )
     return {"member": best["name"], "arm": chosen, "reason": reason}
 

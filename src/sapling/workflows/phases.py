@@ -118,21 +118,20 @@ def _prepare(
 
 
 def put_phases(run: Run, method: Method) -> None:
-    """Give a method the parts that its phases without a student made in this run; nothing is trained.
+    """Give a method that is no combination what its phases without a student made in this run; nothing is trained.
 
     Raises:
         RunError: they were not made yet, or what is kept does not fit.
     """
-    for own in method.separate():
-        for phase in before_students(own):
-            folder = run.path("phases", phase.name)
-            if not _is_there(folder):
-                raise RunError(
-                    f"phase {phase.name!r} of this run is not done",
-                    where=str(folder),
-                    remedy="sapling distill, with the same settings, trains it",
-                )
-            _put(own, phase, folder / WEIGHTS)
+    for phase in before_students(method):
+        folder = run.path("phases", phase.name)
+        if not _is_there(folder):
+            raise RunError(
+                f"phase {phase.name!r} of this run is not done",
+                where=str(folder),
+                remedy="sapling distill, with the same settings, trains it",
+            )
+        _put(method, phase, folder / WEIGHTS)
 
 
 def phase_key(task: _Task, teacher_identity: Mapping[str, str]) -> dict[str, Any]:

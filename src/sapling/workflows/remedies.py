@@ -188,7 +188,7 @@ def _usual_alpha(m: Measured, config: RunConfig) -> Remedy:
     default = methods.load_class(config.method.name).default_alpha
     share = default or 0.5
     return Remedy(
-        f"Give the labels {share:.0%} of the weight and the teacher the rest.",
+        f"Give the labels {100 * share:.0f} % of the weight and the teacher the rest.",
         {**_no_weights(config), "method.alpha": share},
     )
 
@@ -266,7 +266,8 @@ def _more_test_images(m: Measured, config: RunConfig) -> Remedy:
     enough = math.ceil(110 * now * (m.endless_seeds or 0.0) ** 2 / m.gap**2) / 100
     # one that was given may know the images that are drawn
     if m.is_cut and not is_given(config.teacher.model) and enough <= min(MOST_TEST, (1 - config.data.val_share) / 2):
-        text = f"Test on {enough:.0%} of all images: with {now:.0%} no number of seeds could show the teacher's lead."
+        text = f"Test on {100 * enough:.0f} % of all images: with {100 * now:.0f} % "
+        text += "no number of seeds could show the teacher's lead."
         return Remedy(text, {"data.test_share": enough}, keeps_teacher=False)
     return Remedy(
         "More test images, or a teacher with a larger lead: no number of seeds could show this one on these images.",

@@ -28,7 +28,7 @@ def headline(measured: Mapping[str, Any]) -> str:
 
 def shown(measured: Mapping[str, Any]) -> str:
     """That measure in words."""
-    return f"{measured[headline(measured)]:.1%}" + (" mAP" if "map" in measured else "")
+    return f"{100 * measured[headline(measured)]:.1f} %" + (" mAP" if "map" in measured else "")
 
 
 def per_epoch(measured: Mapping[str, Any]) -> dict[str, Any]:

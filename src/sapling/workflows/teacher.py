@@ -271,8 +271,8 @@ def _say(run: Run, name: str, what: str, card: Mapping[str, Any], judgement: Jud
         run.note(f"{name}: {check.name}: {check.detail}")
     unseen = " (out of fold)" if card.get("cross_fit") else ""
     run.log(
-        f"{name}: on validation ECE {judgement.val.ece:.1%}, entropy {judgement.val.entropy:.3f} nats; on "
+        f"{name}: on validation ECE {100 * judgement.val.ece:.1f} %, entropy {judgement.val.entropy:.3f} nats; on "
         f"{judgement.train.num_images} training images{unseen} {shown(judgement.train.as_dict())}, "
-        f"ECE {judgement.train.ece:.1%}, "
+        f"ECE {100 * judgement.train.ece:.1f} %, "
         f"entropy {judgement.train.entropy:.3f} nats; weights sha256 {card['sha256'][:12]}"
     )
