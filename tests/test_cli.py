@@ -1,6 +1,7 @@
 """The command line in process: what it prints, its exit codes, and that a mistake costs nothing."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -231,6 +232,29 @@ def test_dry_run_writes_nothing(run, photos, tmp_path, monkeypatch):
     assert code == 0
     assert "teacher resnet18, chosen for cnn3" in shown
     assert "from published weights" in shown
+
+
+def test_dry_run_tells_what_is_there_already(run, finished_run, tmp_path):
+    folder = shutil.copytree(finished_run.folder, tmp_path / "r")
+
+    def told(*more):
+        code, out, err = run("distill", *more, "--dry-run")
+        return code, " ".join((out + err).split())
+
+    code, shown = told("--resume", folder)
+    assert code == 0
+    assert "this run is finished: its result is printed again, and nothing is trained" in shown
+    (folder / "results.json").unlink()
+    shutil.rmtree(folder / "members" / "dist-s1")
+    code, shown = told("--resume", folder)
+    assert code == 0
+    assert "this run was begun: 4 networks trained, what is missing follows" in shown
+    assert "from the beginning" in shown
+    settings = tmp_path / "settings.yaml"
+    settings.write_text((folder / "config.yaml").read_text().partition("fingerprint:")[0])
+    code, shown = told("--config", settings, "--epochs", 4, "-o", folder)
+    assert code == 2
+    assert "holds a run with other settings: train.epochs was 3, is 4" in shown
 
 
 def test_train_evaluate_predict_export_report(run, photos, tmp_path):

@@ -147,7 +147,7 @@ class Run:
         trace: TracebackType | None = None,
     ) -> None:
         # the call was wrong before anything was done: leave no folder behind
-        goes = self._is_new and isinstance(error, UsageError) and self._is_untouched()
+        goes = self._is_new and isinstance(error, UsageError) and is_untouched(self.folder)
         if error is not None and not goes:
             self._keep_stop(error)
         if self._lock:
@@ -245,33 +245,13 @@ class Run:
     def _check_config(self) -> None:
         path = self.path("config.yaml")
         if path.exists():
-            try:
-                old = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-            except (yaml.YAMLError, UnicodeDecodeError):
-                raise RunError("config.yaml of the run is damaged", where=str(path)) from None
-            stamp = old.pop("fingerprint", None) if isinstance(old, dict) else None
-            if stamp != self._stamp() and self._is_untouched():
-                for name in FIRST_FILES:
-                    self.path(name).unlink(missing_ok=True)
-            elif stamp != self._stamp():
-                changed = _differences(old, self.config.model_dump(mode="json"))
-                raise UsageError(
-                    "this folder holds a run with other settings" + (f": {changed}" if changed else ""),
-                    where=str(self.folder),
-                    remedy=f"--output {free_folder(str(self.folder), self.config, self.task)}, or the old settings",
-                )
-            else:
+            if is_this_run(self.folder, self.config, self.task):
                 return
+            for name in FIRST_FILES:
+                self.path(name).unlink(missing_ok=True)
         write_json(self.path("environment.json"), {**environment(), "started": now()})
         with atomic_file(path) as file:
-            file.write(save(self.config) + f"fingerprint: {self._stamp()}\n")
-
-    def _stamp(self) -> str:
-        return stamp_of(self.config, self.task)
-
-    def _is_untouched(self) -> bool:
-        """Whether nothing was trained here: such a folder belongs to nobody."""
-        return {p.name for p in self.folder.iterdir() if not p.name.startswith(".")} <= FIRST_FILES
+            file.write(save(self.config) + f"fingerprint: {stamp_of(self.config, self.task)}\n")
 
 
 def _stop_of(error: BaseException) -> dict[str, str]:
@@ -304,6 +284,34 @@ def refuse_foreign_folder(folder: Path) -> None:
             where=str(folder),
             remedy="give an empty or new folder with --output",
         )
+
+
+def is_untouched(folder: Path) -> bool:
+    """Whether nothing was trained here: such a folder belongs to nobody."""
+    return {p.name for p in folder.iterdir() if not p.name.startswith(".")} <= FIRST_FILES
+
+
+def is_this_run(folder: Path, config: RunConfig, task: str) -> bool:
+    """Whether a folder holds the run of these settings; if not, nothing of a run is there but its first files.
+
+    Raises:
+        UsageError: it holds a run with other settings.
+        RunError: its settings are damaged.
+    """
+    path = folder / "config.yaml"
+    if not path.is_file():
+        return False
+    old = _read_settings(path)
+    if old.pop("fingerprint", None) == stamp_of(config, task):
+        return True
+    if is_untouched(folder):
+        return False
+    changed = _differences(old, config.model_dump(mode="json"))
+    raise UsageError(
+        "this folder holds a run with other settings" + (f": {changed}" if changed else ""),
+        where=str(folder),
+        remedy=f"--output {free_folder(str(folder), config, task)}, or the old settings",
+    )
 
 
 def stamp_of(config: RunConfig, task: str) -> str:
@@ -357,6 +365,12 @@ def load_run_config(folder: str | Path) -> dict[str, Any]:
     path = Path(folder) / "config.yaml"
     if not path.is_file():
         raise UsageError("no run is here: config.yaml is missing", where=str(folder), remedy="give a run folder")
+    content = _read_settings(path)
+    content.pop("fingerprint", None)
+    return content
+
+
+def _read_settings(path: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     # Of text that is no such number, date or name, the parser raises whatever Python does.
@@ -364,7 +378,6 @@ def load_run_config(folder: str | Path) -> dict[str, Any]:
         content = None
     if not isinstance(content, dict):
         raise RunError("config.yaml of the run is damaged", where=str(path))
-    content.pop("fingerprint", None)
     return {str(k): v for k, v in content.items()}
 
 

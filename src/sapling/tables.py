@@ -207,7 +207,10 @@ def print_plan(plan: Mapping[str, Any]) -> None:
     table.add_row("training", f"{runs}; batch {plan['batch_size']}")
     table.add_row("machine", f"{m['device']}, {m['precision']}, {many(m['threads'], 'thread')}")
     table.add_row("folder", Text(str(plan["folder"])))
-    table.add_row("time", f"about {duration(plan['estimated_seconds'])}")
+    if begun := plan.get("begun"):
+        table.add_row("", Text(begun, style="yellow"))
+    whole = " from the beginning" if begun else ""
+    table.add_row("time", f"about {duration(plan['estimated_seconds'])}{whole}")
     console = open_console()
     console.print(table)
     for warning in plan.get("warnings", ()):

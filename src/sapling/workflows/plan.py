@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from sapling import methods
 from sapling.config import AUTO, RunConfig
+from sapling.data.layout import many
 from sapling.data.loader import Dataset
 from sapling.engine.phases import phase_epochs
 from sapling.engine.plan import before_students
 from sapling.engine.trainer import autocast
 from sapling.models.create import count_macs, count_parameters, resolve_name
 from sapling.models.tapped import TappedModel
-from sapling.record import run_folder
+from sapling.record import is_this_run, run_folder
 from sapling.report.wording import model_name
 from sapling.screen import Screen
 from sapling.workflows.answers import decide
@@ -46,15 +48,20 @@ def plan(config: RunConfig, *, task: str = "distill", screen: Screen | None = No
     Nothing is written to the run folder (images are decoded into the cache, which a run needs anyway).
 
     Returns:
-        ``data``, ``teacher``, ``student``, ``epochs``, ``seeds``, ``folder`` and ``estimated_seconds``; of ``distill``
-        also ``method``, the ``weights`` of the students' terms, ``notes``: what the method says of these settings, and
-        ``shipped``: the network that it ships in place of the student, if it does.
+        ``data``, ``teacher``, ``student``, ``epochs``, ``seeds``, ``folder``, ``begun``: what lies there already, and
+        ``estimated_seconds`` of a run from its beginning; of ``distill`` also ``method``, the ``weights`` of the
+        students' terms, ``notes``: what the method says of these settings, and ``shipped``: the network that it ships
+        in place of the student, if it does.
+
+    Raises:
+        UsageError: the folder holds a run with other settings, or what a run raises.
     """
     screen = screen or Screen(quiet=True)
     check_names(config, task)
     student_name, given = resolve_name(config.student.model), is_given(config.teacher.model)
-    data = open_checked(config, screen, task=task)
     folder, is_chosen = run_folder(config, task), config.teacher.model == AUTO
+    begun = _begun(Path(folder), config, task)
+    data = open_checked(config, screen, task=task)
     config = chosen_teacher(config, data.img_size) if task == "distill" else config
     machine = prepare_machine(config)
     channels = data.num_channels
@@ -73,6 +80,7 @@ def plan(config: RunConfig, *, task: str = "distill", screen: Screen | None = No
         step_seconds += (half - step_seconds) * few / epochs
     result: dict[str, Any] = {
         "folder": folder,
+        "begun": begun,
         "data": {"classes": data.num_classes, "img_size": data.img_size, "views": data.views, **data_sizes(data)},
         "machine": {"device": machine.device, "precision": machine.precision, "threads": machine.threads},
         "student": _card(model_name(student_name), student, shape),
@@ -129,6 +137,16 @@ def plan(config: RunConfig, *, task: str = "distill", screen: Screen | None = No
     # evaluation after each epoch takes about a tenth; imports, test split, export and report a quarter of a minute
     result["estimated_seconds"] = round(seconds * 1.1 + FIXED_SECONDS, 1)
     return result
+
+
+def _begun(folder: Path, config: RunConfig, task: str) -> str:
+    """What lies in the folder of a run already; empty where the run is new."""
+    if not is_this_run(folder, config, task):
+        return ""
+    if (folder / "results.json").is_file():
+        return "this run is finished: its result is printed again, and nothing is trained"
+    trained = len(list(folder.glob("members/*/member.json")))
+    return f"this run was begun: {many(trained, 'network')} trained, what is missing follows"
 
 
 def _train_part(config: RunConfig, data: Dataset) -> Dataset:
