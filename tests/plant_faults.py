@@ -281,7 +281,8 @@ def main() -> int:
             importlib.import_module(module)
         except ImportError:
             continue
-    export_once()
+    if "torch.onnx" in sys.modules:
+        export_once()
     assert not any(m == "sapling" or m.startswith("sapling.") for m in sys.modules), "sapling was loaded too early"
     gc.collect()
     gc.freeze()  # or every collection in a child would look at torch again, and copy its pages

@@ -178,3 +178,12 @@ def test_a_run_that_names_no_method_takes_dist():
         assert config.build({"data": "digits", **blocks}).method.name == "dist"
     with pytest.raises(ConfigError, match="standardize: unknown setting of method 'dist'"):
         config.build({"data": "digits", "method": {"standardize": True}})
+
+
+@pytest.mark.parametrize("text", ["2024-02-30", "2024-13-45", "[" * 9999])
+def test_text_on_which_the_yaml_parser_fails_is_no_traceback(tmp_path, text):
+    with pytest.raises(ConfigError, match="not valid YAML"):
+        config.parse_assignment(f"output.folder={text}")
+    (tmp_path / "c.yaml").write_text(f"data: {text}\n")
+    with pytest.raises(ConfigError, match="not valid YAML"):
+        config.load(tmp_path / "c.yaml")

@@ -66,7 +66,7 @@ def planted(tmp_path):
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).write_text(text)
     (tmp_path / "pyproject.toml").write_text("")
-    for name in ("plant_faults.py", "digests.py"):
+    for name in ("plant_faults.py", "digests.py", "exporter.py"):
         shutil.copy(ROOT / "tests" / name, tmp_path / "tests" / name)
 
     def run(*entries, jobs=2):

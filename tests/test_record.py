@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from sapling import config, record
+from sapling import config, record, run_folders
 from sapling.errors import RunError, UsageError
 
 CONFIG = config.build({"data": "digits"})
@@ -45,16 +45,16 @@ def test_a_folder_where_nothing_was_trained_is_taken_over(tmp_path):
     for settings in (CONFIG, other, CONFIG):
         with record.Run(tmp_path / "r", settings, task="distill") as run:
             assert run.config is settings
-    assert record.free_folder(str(tmp_path / "r"), other, "distill") == str(tmp_path / "r")
+    assert run_folders.free_folder(str(tmp_path / "r"), other, "distill") == str(tmp_path / "r")
 
 
 def test_folders_are_numbered_by_themselves(tmp_path):
     base, other = str(tmp_path / "r"), config.build({"data": "digits", "train": {"epochs": 3}})
     with record.Run(base, CONFIG, task="distill") as run:
         run.path("members").mkdir()
-    assert record.free_folder(base, CONFIG, "distill") == base
-    assert record.free_folder(base, other, "distill") == base + "-2"
-    assert record.free_folder(base, CONFIG, "train") == base + "-2"
+    assert run_folders.free_folder(base, CONFIG, "distill") == base
+    assert run_folders.free_folder(base, other, "distill") == base + "-2"
+    assert run_folders.free_folder(base, CONFIG, "train") == base + "-2"
 
 
 def test_other_settings_are_refused_and_named(tmp_path):
@@ -77,6 +77,48 @@ def test_a_foreign_folder_is_not_touched(tmp_path):
     with pytest.raises(UsageError, match="holds other files"), record.Run(tmp_path, CONFIG, task="distill"):
         pass
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.docx"]
+
+
+@pytest.mark.parametrize("more", [(), ("split.csv",), ("log.txt",)])
+def test_settings_and_a_split_of_ones_own_are_not_overwritten(tmp_path, more):
+    (tmp_path / "config.yaml").write_text("# my own notes\ndata: photos\n")
+    for name in more:
+        (tmp_path / name).write_text("key,split\n")
+    before = {p.name: p.read_text() for p in tmp_path.iterdir()}
+    with pytest.raises(UsageError, match="is no run"), record.Run(tmp_path, CONFIG, task="distill"):
+        pass
+    assert {p.name: p.read_text() for p in tmp_path.iterdir()} == before
+
+
+def test_a_split_in_the_folder_of_a_run_that_never_began_is_not_overwritten(tmp_path):
+    folder = tmp_path / "r"
+    with record.Run(folder, CONFIG, task="distill"):
+        (folder / "split.csv").write_text("key,split\n")
+    split = str(folder / "split.csv")
+    other = config.build({"data": {"source": "digits", "split_file": split}})
+    with pytest.raises(UsageError, match="lies in the output folder"), record.Run(folder, other, task="distill"):
+        pass
+    assert (folder / "split.csv").read_text() == "key,split\n"
+
+
+CODE = [
+    ({"name": "stranger/evil.py"}, None, True),
+    ({"name": "kd+stranger/evil.PY"}, None, True),
+    (["kd", {"name": "evil.py"}], None, True),
+    ("evil.py+kd", None, True),
+    ({"name": "mine.py"}, "mine.py", False),
+    ({"name": "mine.py"}, "other.py", True),
+    ({"name": "kd", "alpha": 0.5}, None, False),
+]
+
+
+@pytest.mark.parametrize(("method", "named", "refused"), CODE)
+def test_no_code_is_run_because_a_run_folder_names_it(method, named, refused):
+    if refused:
+        with pytest.raises(UsageError, match="Python file, which would be run"):
+            run_folders.refuse_code({"method": method}, named=named, remedy="sapling x")
+    else:
+        run_folders.refuse_code({"method": method}, named=named, remedy="sapling x")
 
 
 def test_a_file_as_output_is_refused(tmp_path):
@@ -117,11 +159,11 @@ def test_damaged_files_are_named(tmp_path):
     with pytest.raises(RunError, match=r"results\.json"):
         record.read_json(tmp_path / "results.json")
     with pytest.raises(UsageError, match="no run is here"):
-        record.load_run_config(tmp_path)
+        run_folders.load_run_config(tmp_path)
 
 
 def test_no_method_has_a_part_in_a_training_alone():
     """Teachers that were trained before the default method changed go on; a distillation by another method does not."""
     one, other = (config.build({"data": "digits", "method": n, "teacher": "resnet18"}) for n in ("kd", "dist"))
-    assert record.stamp_of(one, "train") == record.stamp_of(other, "train") == f"train:{one.fingerprint()}"
-    assert record.stamp_of(one, "distill") != record.stamp_of(other, "distill")
+    assert run_folders.stamp_of(one, "train") == run_folders.stamp_of(other, "train") == f"train:{one.fingerprint()}"
+    assert run_folders.stamp_of(one, "distill") != run_folders.stamp_of(other, "distill")

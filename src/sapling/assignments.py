@@ -1,4 +1,4 @@
-"""Single settings as ``--set`` gives them: ``block.name=value``. No torch."""
+"""Settings as text: YAML, and single ones as ``--set`` gives them: ``block.name=value``. No torch."""
 
 from __future__ import annotations
 
@@ -8,6 +8,21 @@ from typing import Any
 import yaml
 
 from sapling.errors import ConfigError
+
+# of text that is no such number, date or name, the parser raises whatever Python does
+_RAISED = (yaml.YAMLError, ValueError, ArithmeticError, LookupError, AttributeError, TypeError, RecursionError)
+
+
+def read_yaml(text: str) -> Any:
+    """Plain data.
+
+    Raises:
+        ValueError: it is no YAML.
+    """
+    try:
+        return yaml.safe_load(text)
+    except _RAISED as error:
+        raise ValueError(str(error) or type(error).__name__) from None
 
 
 def parse_assignment(text: str) -> tuple[str, Any]:
@@ -20,8 +35,8 @@ def parse_assignment(text: str) -> tuple[str, Any]:
     if not sign or not path.strip():
         raise ConfigError(f"--set {text!r} is not understood", allowed="--set block.name=value")
     try:
-        return path.strip(), yaml.safe_load(value)
-    except yaml.YAMLError:
+        return path.strip(), read_yaml(value)
+    except ValueError:
         raise ConfigError(f"--set {text!r}: the value is not valid YAML", allowed="--set block.name=value") from None
 
 

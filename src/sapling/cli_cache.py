@@ -151,14 +151,14 @@ def _blocks(
     from sapling import config as settings
 
     if target is not None and (Path(target) / "config.yaml").is_file():
-        if teacher or method or num_views or config or assignments:
+        if teacher or num_views or config or assignments:
             raise UsageError(
                 "a run has its own settings; others make no sense beside it",
                 remedy="give the data instead of the run, with --teacher RUN/teacher",
             )
         from sapling.workflows.kept import blocks_of_run
 
-        return blocks_of_run(Path(target))
+        return blocks_of_run(Path(target), method)
     flags = {
         "data.source": target,
         "data.num_views": num_views,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -234,14 +235,18 @@ def _settings(
 
     given = {k: v for k, v in flags.items() if v is not None}
     if resume is not None:
-        if set(given) - {"student.model"} or config or assignments:
+        if set(given) - {"student.model", "method.name"} or config or assignments:
             raise UsageError(
                 "--resume goes on with a run by its own settings; other settings make no sense beside it",
                 remedy=f"sapling {task} --resume {resume}",
             )
-        from sapling.record import load_run_config
+        from sapling.run_folders import load_run_config, refuse_code
 
-        return {**load_run_config(resume), "output": resume}
+        blocks, named = load_run_config(resume), given.get("method.name")
+        refuse_code(blocks, named=named, remedy=f"sapling {task} --resume {quote(resume)}")
+        if named is not None and named != blocks.get("method", {}).get("name"):
+            raise UsageError(f"the method of this run is not {named!r}", where=resume)
+        return {**blocks, "output": resume}
     blocks = settings.load(config) if config else {}
     blocks = settings.override(blocks, dict(settings.parse_assignment(a) for a in assignments or []))
     blocks = settings.override(blocks, given)
@@ -256,7 +261,7 @@ def _settings(
 
 def _run(task: str, blocks: dict[str, Any], *, dry_run: bool, quiet: bool, where: str = "settings") -> None:
     from sapling.config import build
-    from sapling.record import refuse_foreign_folder, run_folder, stamp_of
+    from sapling.run_folders import refuse_foreign_folder, run_folder, stamp_of
     from sapling.trackers import check_trackers
 
     config: RunConfig = build(blocks, where=where)
@@ -308,7 +313,8 @@ def _finished_before(folder: Path, num_images: int, stamp: str) -> str | None:
     """Say that a run is finished and its result printed again; and when there are more or fewer images by now."""
     if not (folder / "results.json").is_file() or not (folder / "data.json").is_file():
         return None
-    from sapling.record import has_stamp, read_json
+    from sapling.record import read_json
+    from sapling.run_folders import has_stamp
 
     if not has_stamp(folder, stamp):  # of other settings, which is refused
         return None

@@ -26,7 +26,7 @@ from pydantic import (
 )
 
 from sapling.assignments import parse_assignment as parse_assignment
-from sapling.assignments import with_value
+from sapling.assignments import read_yaml, with_value
 from sapling.bands import parse_bands, parse_range
 from sapling.config_errors import explain
 from sapling.config_history import YOUNGER, with_floats
@@ -355,11 +355,11 @@ def load(path: str | Path) -> dict[str, Any]:
     """
     file = Path(path)
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        content = read_yaml(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not text"
         raise ConfigError(f"cannot read the settings file: {reason}", where=str(file)) from None
-    except yaml.YAMLError as error:
+    except ValueError as error:
         raise ConfigError(f"the settings file is not valid YAML: {error}", where=str(file)) from None
     if not isinstance(content, dict):
         raise ConfigError(

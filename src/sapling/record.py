@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
-import itertools
 import json
 import os
 import platform
@@ -16,28 +15,24 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
-import yaml
-
-from sapling.config import AUTO, MethodBlock, RunConfig, save
+from sapling.config import RunConfig, save
 from sapling.errors import RunError, SaplingError, UsageError
+from sapling.run_folders import CHOSEN as CHOSEN
+from sapling.run_folders import (
+    FIRST_FILES,
+    is_this_run,
+    is_untouched,
+    refuse_foreign_folder,
+    refuse_own_split,
+    stamp_of,
+)
+from sapling.run_folders import SPLIT_FILE as SPLIT_FILE
+from sapling.run_folders import STOPPED_FILE as STOPPED_FILE
 
 FORMAT = 1
 COMPACT_ABOVE = 1_000_000
-SPLIT_FILE = "split.csv"
-STOPPED_FILE = "stopped.json"
 INTERRUPTED = "interrupted"
 MOST_LETTERS = 4000  # of one text in stopped.json
-CHOSEN = "chosen.json"  # what the settings leave open and the run chose
-FIRST_FILES = {
-    "config.yaml",
-    "environment.json",
-    "data.json",
-    "machine.json",
-    CHOSEN,
-    "log.txt",
-    SPLIT_FILE,
-    STOPPED_FILE,
-}
 LIBRARIES = ("torch", "torchvision", "timm", "numpy", "pillow", "onnxruntime")
 
 
@@ -247,6 +242,7 @@ class Run:
         if path.exists():
             if is_this_run(self.folder, self.config, self.task):
                 return
+            refuse_own_split(self.folder, self.config)
             for name in FIRST_FILES:
                 self.path(name).unlink(missing_ok=True)
         write_json(self.path("environment.json"), {**environment(), "started": now()})
@@ -266,119 +262,6 @@ def _stop_of(error: BaseException) -> dict[str, str]:
         what, where = error.strerror or what, str(error.filename or "")
     parts = {"what": what, "where": where, "allowed": allowed, "remedy": remedy}
     return {"kind": kind, **{k: str(v)[:MOST_LETTERS] for k, v in parts.items()}, "at": now()}
-
-
-def refuse_foreign_folder(folder: Path) -> None:
-    """Never write into a folder that holds something else.
-
-    Raises:
-        UsageError: it is a file, or holds files and no run.
-    """
-    if folder.is_file():
-        raise UsageError("the output is a file", where=str(folder), allowed="a folder")
-    names = {p.name for p in folder.iterdir() if not p.name.startswith(".")} if folder.is_dir() else set()
-    # A split without a run is somebody's own, and would be overwritten.
-    if names - (FIRST_FILES - {SPLIT_FILE}) and "config.yaml" not in names:
-        raise UsageError(
-            "the output folder holds other files and is no run",
-            where=str(folder),
-            remedy="give an empty or new folder with --output",
-        )
-
-
-def is_untouched(folder: Path) -> bool:
-    """Whether nothing was trained here: such a folder belongs to nobody."""
-    return {p.name for p in folder.iterdir() if not p.name.startswith(".")} <= FIRST_FILES
-
-
-def is_this_run(folder: Path, config: RunConfig, task: str) -> bool:
-    """Whether a folder holds the run of these settings; if not, nothing of a run is there but its first files.
-
-    Raises:
-        UsageError: it holds a run with other settings.
-        RunError: its settings are damaged.
-    """
-    path = folder / "config.yaml"
-    if not path.is_file():
-        return False
-    old = _read_settings(path)
-    if old.pop("fingerprint", None) == stamp_of(config, task):
-        return True
-    if is_untouched(folder):
-        return False
-    changed = _differences(old, config.model_dump(mode="json"))
-    raise UsageError(
-        "this folder holds a run with other settings" + (f": {changed}" if changed else ""),
-        where=str(folder),
-        remedy=f"--output {free_folder(str(folder), config, task)}, or the old settings",
-    )
-
-
-def stamp_of(config: RunConfig, task: str) -> str:
-    """What tells whether a folder's run is this run; no method and no teacher has a part in training alone."""
-    if task != "distill":  # what stood in the settings when the first such runs were made
-        config = config.model_copy(update={"method": MethodBlock(name="kd")})
-        if config.teacher.model == AUTO:
-            config = config.model_copy(update={"teacher": config.teacher.model_copy(update={"model": "resnet18"})})
-    return f"{task}:{config.fingerprint()}"
-
-
-def free_folder(base: str, config: RunConfig, task: str) -> str:
-    """``base``, or ``base-2``, ``base-3``, .. : the first that is free or holds this very run."""
-    for number in itertools.count(1):
-        folder = Path(base if number == 1 else f"{base}-{number}")
-        names = {p.name for p in folder.iterdir() if not p.name.startswith(".")} if folder.is_dir() else set()
-        if not folder.exists() or names <= FIRST_FILES:
-            break
-        if has_stamp(folder, stamp_of(config, task)):
-            break
-    return str(folder)
-
-
-def has_stamp(folder: Path, stamp: str) -> bool:
-    """Whether a folder holds the run of this stamp, see :func:`stamp_of`."""
-    file = folder / "config.yaml"
-    return file.is_file() and f"fingerprint: {stamp}\n" in file.read_text(errors="replace")
-
-
-def run_folder(config: RunConfig, task: str) -> str:
-    """The folder that was asked for; by default one named after data, student and method, numbered if need be."""
-    return config.output.folder or free_folder(config.default_folder(task), config, task)
-
-
-def _differences(old: Any, new: dict[str, Any]) -> str:
-    """``train.epochs was 5, is 6``."""
-    found = []
-    for block, values in new.items():
-        before = old.get(block) if isinstance(old, dict) else None
-        if block == "output" or not isinstance(values, dict) or not isinstance(before, dict):
-            continue
-        keys = sorted({*values, *before})
-        found += [
-            f"{block}.{k} was {before.get(k)}, is {values.get(k)}" for k in keys if before.get(k) != values.get(k)
-        ]
-    return "; ".join(found[:5])
-
-
-def load_run_config(folder: str | Path) -> dict[str, Any]:
-    """The blocks of a run folder's ``config.yaml``, for ``--resume`` and ``export``."""
-    path = Path(folder) / "config.yaml"
-    if not path.is_file():
-        raise UsageError("no run is here: config.yaml is missing", where=str(folder), remedy="give a run folder")
-    content = _read_settings(path)
-    content.pop("fingerprint", None)
-    return content
-
-
-def _read_settings(path: Path) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    # Of text that is no such number, date or name, the parser raises whatever Python does.
-    except (yaml.YAMLError, ValueError, ArithmeticError, LookupError, AttributeError, TypeError, OSError):
-        content = None
-    if not isinstance(content, dict):
-        raise RunError("config.yaml of the run is damaged", where=str(path))
-    return {str(k): v for k, v in content.items()}
 
 
 def now() -> str:

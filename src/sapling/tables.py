@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import statistics
 import sys
@@ -294,19 +295,22 @@ def print_predictions(predictions: Sequence[Prediction], *, as_json: bool, outpu
     several = any(p.labels is not None for p in predictions)
     failed = [r for r in rows if r["error"]]
     if output is not None:
-        with atomic_file(Path(output)) as file:
-            writer = csv.writer(file)
-            if several:
-                writer.writerow(["image", "label", "probability"])
-                writer.writerows([row["path"], *_given(row, 6)] for row in rows if not row["error"])
-            else:
-                writer.writerow(["image", "rank", "class", "probability"])
-            for row in rows if not several else ():
-                for rank, c in enumerate(row["classes"], 1):
-                    writer.writerow([row["path"], rank, c["class"], f"{c['probability']:.6f}"])
+        table = io.StringIO(newline="")
+        writer = csv.writer(table)
+        if several:
+            writer.writerow(["image", "label", "probability"])
+            writer.writerows([row["path"], *_given(row, 6)] for row in rows if not row["error"])
+        else:
+            writer.writerow(["image", "rank", "class", "probability"])
+        for row in rows if not several else ():
+            for rank, c in enumerate(row["classes"], 1):
+                writer.writerow([row["path"], rank, c["class"], f"{c['probability']:.6f}"])
+        with atomic_file(Path(output), "wb") as file:  # names that are no UTF-8 stay the bytes that they are
+            file.write(table.getvalue().encode("utf-8", errors="surrogateescape"))
         print(f"{many(len(rows) - len(failed), 'image')} -> {output}")
     elif as_json:
-        print(json.dumps(rows, ensure_ascii=False))
+        is_text = all(row["path"].isprintable() for row in rows)  # bytes that are no UTF-8 are none in JSON either
+        print(json.dumps(rows, ensure_ascii=not is_text))
     else:
         for row in rows:
             if not row["error"]:

@@ -68,3 +68,11 @@ def test_what_cannot_be_inflated_in_steps_is_named(tmp_path, method):
     source = open_source(path)
     with pytest.raises(DataError, match="compressed in a way that is not read"):
         source.open(source.items[0])
+
+
+def test_an_entry_without_a_name_is_damage(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr(zipfile.ZipInfo("x"), b"")
+        archive.filelist[0].filename = ""
+    with pytest.raises(DataError, match="an entry has no name"):
+        open_source(tmp_path / "a.zip")

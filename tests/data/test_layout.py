@@ -48,6 +48,17 @@ def test_splits_inside_of_the_classes_are_given_splits_too():
     }
 
 
+def test_an_image_beside_the_splits_of_a_class_hides_no_split():
+    paths = ["a/train/1.png", "a/test/2.png", "b/train/3.png", "b/test/4.png"]
+    layout = arrange([*paths, "a/cover.png"], where="")
+    assert {item.key: item.split for item in layout.items} == {p: p.split("/")[1] for p in paths}
+    assert layout.notes == ("Ignored: 1 image directly in a class folder, beside its split folders.",)
+    with pytest.raises(DataError, match="'a/holdout' stands beside the split folders"):
+        arrange([*paths, "a/holdout/5.png"], where="")
+    # a class that has no splits is no such layout
+    assert {split for _, split in placed(*paths, "c/6.png").values()} == {None}
+
+
 def test_a_class_may_be_called_train():
     assert placed("bus/1.jpg", "train/2.jpg") == {"bus/1.jpg": ("bus", None), "train/2.jpg": ("train", None)}
 

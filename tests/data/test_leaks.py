@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -153,6 +154,16 @@ def test_groups_that_nobody_told_about_stop_the_run(tmp_path, monkeypatch):
     told = checked(root, pattern="([a-z]+[0-9])")
     told.stop_unless_allowed()
     assert told.leaks.pattern is None
+
+
+def test_a_group_of_a_few_images_does_not_end_the_search_for_the_others(tmp_path, monkeypatch):
+    propose("([a-z]+[0-9])", monkeypatch)
+    source = open_source(write_scenes(tmp_path / "d", each=40))
+    items = tuple(replace(item, group="one" if i < 2 else None) for i, item in enumerate(source.items))
+    source = replace(source, items=items)
+    found = check_leaks(source, make_split(source), open_store(source, 48), recut=make_split)
+    with pytest.raises(DataError, match="names and pictures say"):
+        found.stop_unless_allowed()
 
 
 def test_a_pattern_that_cannot_help_is_not_proposed_as_the_remedy(tmp_path, monkeypatch):

@@ -168,3 +168,23 @@ def test_a_teacher_that_was_trained_here_does_not_contradict_its_own_labels():
     assert names(replace(sure, is_foreign=False))[0] == "weak_teacher"
     renamed = replace(sure, is_foreign=False, teacher_train=replace(sure.teacher_train, renamed=0.9))
     assert names(renamed)[0] == "labels"
+
+
+def test_terms_that_teach_the_student_nothing_are_no_use_of_the_teacher():
+    weights = {"ce": 1.0, "diffkd": 0.0, "diff": 1.0, "ae": 1.0}
+    unused = replace(HEALTHY, weights=weights, alpha=None, own_terms=("diff", "ae"))
+    assert [f.title for f in diagnose(unused) if f.name == "alpha"] == ["The teacher was not used"]
+    assert "alpha" not in names(replace(unused, weights={**weights, "diffkd": 1.0}))
+
+
+@pytest.mark.parametrize(
+    ("detail", "title"),
+    [
+        ("The autoencoder of branch 'feat' explains nothing", "The autoencoder loses what the teacher says"),
+        ("The denoiser of branch 'feat' does not denoise", "The denoiser does not denoise"),
+        ("The autoencoder of branch 'feat' .. The denoiser of branch 'feat' ..", "The denoiser does not denoise"),
+    ],
+)
+def test_the_part_that_failed_is_named(detail, title):
+    failed = replace(HEALTHY, acceptance={"passed": False, "detail": detail})
+    assert [f.title for f in diagnose(failed)] == [title]

@@ -226,3 +226,38 @@ def test_a_name_and_a_file_must_be_there(tmp_path):
     (tmp_path / "w.txt").write_text("x")
     with pytest.raises(ModelError, match="no file of weights"):
         load_model(f"resnet20={tmp_path / 'w.txt'}")
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("ch\u00eane\n".encode("cp1252") * 7, "not in UTF-8"),
+        ("a\nb\n".encode("utf-16"), "not in UTF-8"),
+        (b"a\nb\nc\nd\ne\nf\na\n", "'a' more than once"),
+    ],
+)
+def test_names_of_classes_that_cannot_be_read_are_refused(made, tmp_path, content, says):
+    save_file({k: v.clone() for k, v in made("resnet20").state_dict().items()}, tmp_path / "x.safetensors")
+    (tmp_path / "classes.txt").write_bytes(content)
+    with pytest.raises(ModelError, match=says):
+        load_model(f"resnet20={tmp_path / 'x.safetensors'}")
+
+
+def test_a_byte_order_mark_is_no_part_of_a_name(made, tmp_path):
+    save_file({k: v.clone() for k, v in made("resnet20").state_dict().items()}, tmp_path / "x.safetensors")
+    (tmp_path / "classes.txt").write_text("a\nb\nc\nd\ne\nf\ng\n", encoding="utf-8-sig")
+    assert load_model(f"resnet20={tmp_path / 'x.safetensors'}").classes == tuple("abcdefg")
+
+
+def test_a_network_that_looks_the_same_is_named(tmp_path):
+    """Of stem strides nothing stands in the weights."""
+    path = write(tmp_path / "s2.pth", create_model("wrn_16_2_s2", num_classes=3, img_size=32, seed=0).state_dict())
+    assert any(f"wrn_16_2_s2={path}" in note for note in load_model(path).notes)
+    assert not any("_s2" in note for note in load_model(f"wrn_16_2={path}").notes)
+
+
+def test_a_checkpoint_that_holds_itself_holds_no_weights(tmp_path):
+    content = {"epoch": 3}
+    content["state_dict"] = content
+    with pytest.raises(ModelError, match="holds no weights"):
+        load_model(write(tmp_path / "loop.pth", content))

@@ -300,7 +300,9 @@ def test_another_architecture(folder):
         load_model(folder)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"architecture": 3}', '{"architecture": "resnet18"}'])
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "{}", '{"architecture": 3}', '{"architecture": "resnet18"}', "[" * 99_999]
+)
 def test_damaged_config(folder, text):
     (folder / "config.json").write_text(text)
     with pytest.raises(ModelError):
@@ -347,3 +349,22 @@ def test_a_vit_saved_without_its_record_still_needs_its_size(tmp_path):
     assert create_model(str(tmp_path), num_classes=7, img_size=64).patch_embed.img_size == (64, 64)
     with pytest.raises(ModelError, match="bound to images of 64"):
         create_model(str(tmp_path), num_classes=7, img_size=96)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("num_classes", [2]), ("num_classes", {}), ("input_size", [3, float("inf"), float("inf")]), ("mean", 7)],
+)
+def test_a_config_of_odd_values_is_refused(folder, key, value):
+    def change(config):
+        (config if key == "num_classes" else config["pretrained_cfg"])[key] = value
+
+    edit(folder, change)
+    with pytest.raises(ModelError):
+        load_model(folder)
+
+
+def test_a_config_whose_stored_size_is_endless_is_refused(folder):
+    edit(folder, lambda config: config["sapling"].update(store_size=float("inf")))
+    with pytest.raises(ModelError, match="does not say how images are prepared"):
+        load_model(folder)

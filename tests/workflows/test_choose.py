@@ -9,7 +9,7 @@ from sapling.config import build
 from sapling.data.loader import load_data
 from sapling.errors import UsageError
 from sapling.models.build import resolve_name
-from sapling.record import stamp_of
+from sapling.run_folders import stamp_of
 from sapling.workflows import choose
 from sapling.workflows.choose import LARGER, chosen_teacher, note_of_choice, teacher_for
 from sapling.workflows.networks import is_given

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import html
 import json
+import os
 import warnings
 from xml.etree import ElementTree
 
@@ -14,7 +15,7 @@ from PIL import Image
 
 import sapling
 from sapling.deploy.onnxfile import open_session
-from sapling.deploy.predict import predict
+from sapling.deploy.predict import Prediction, predict
 from sapling.tables import print_predictions
 
 NAMES = ('海棠 <b>"x"<∕b>; ünï', "$\\frac{a}{b}$ %s {0} 100 %", "عربي & 'ñ'")
@@ -62,6 +63,15 @@ def test_the_page_and_the_figures(run):
     shown = "".join("".join(ElementTree.parse(path).getroot().itertext()) for path in figures)
     # Text is text, not drawn outlines: no font of this machine needs to have its letters.
     assert all(part in shown for part in ("海棠", "\\frac", "عربي"))
+
+
+def test_predictions_of_files_whose_names_are_no_utf8(tmp_path, capsys):
+    found = [Prediction(os.fsdecode(b"ch\xeane.png"), [("oak", 1.0)])]
+    print_predictions(found, as_json=False, output=str(tmp_path / "p.csv"))
+    assert b"ch\xeane.png,1,oak" in (tmp_path / "p.csv").read_bytes()
+    capsys.readouterr()
+    print_predictions(found, as_json=True, output=None)
+    assert json.loads(capsys.readouterr().out.encode("ascii"))[0]["classes"][0]["class"] == "oak"
 
 
 def test_the_onnx_file_and_predictions(run, tmp_path):

@@ -256,6 +256,7 @@ def test_where_answers_are_not_enough_the_last_map_is_added(classes, tmp_path):
         {"student": {"model": "resnet18", "pretrained": True, "freeze_backbone": True}},
         {"teacher": "runs/a/teacher,runs/b/teacher"},
         {"data": {"source": "x", "mixup": 0.2}, "teacher": {"cache": "on"}},
+        {"train": {"half_size_share": 0.5}},
         {"method": "dist+mimic"},
     ):
         assert set(remedy(**other).changes) == {"student.model"}

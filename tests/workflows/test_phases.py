@@ -312,6 +312,15 @@ def a_teacher(photos, tmp_path_factory):
     ).folder
 
 
+@pytest.mark.parametrize("method", ["fdbd", "diffkd"])
+def test_the_logit_branch_alone_is_a_run(photos, a_teacher, tmp_path, method):
+    block = {"name": method, "branches": ["logit"]}
+    if method == "fdbd":
+        block["phase1_epochs"] = 1
+    found = whole(photos, tmp_path / "r", a_teacher, block)
+    assert found.results["comparison"]["verdict"]["outcome"]
+
+
 WHOLE = {"fdbd": METHOD, "diffkd": {"name": "diffkd", "ae_channels": 8}, "kd+fdbd": ["kd", {**METHOD, "weight": 0.5}]}
 
 
@@ -377,3 +386,13 @@ def dying(count, when):
 def rows(result):
     lines = [json.loads(line) for line in (result.folder / "metrics.jsonl").read_text().splitlines()]
     return [{k: v for k, v in row.items() if k != "seconds"} for row in lines]
+
+
+def test_a_phase_on_mixed_answers_is_not_that_on_answers_to_mixed_images(world, tmp_path):
+    plain = prepare(world, tmp_path / "a", make(world))[0]["denoiser"]["key"]
+    with Run(tmp_path / "b", world[0], task="distill") as run:
+        (run.folder / "answers.json").write_text(json.dumps({"kept": True, "changed": ""}))
+    assert prepare(world, tmp_path / "b", make(world))[0]["denoiser"]["key"] == plain
+    with Run(tmp_path / "c", world[0], task="distill") as run:
+        (run.folder / "answers.json").write_text(json.dumps({"kept": True, "changed": "the mix of two answers"}))
+    assert prepare(world, tmp_path / "c", make(world))[0]["denoiser"]["key"] != plain

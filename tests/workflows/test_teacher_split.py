@@ -143,9 +143,11 @@ def test_other_images_are_other_images(photos, copy, tmp_path):
     moved = shutil.copytree(photos, tmp_path / "moved")
     assert is_of(moved), "the same names and classes in another place"
     assert not is_of(more), "numbered in the same way, but more of them"
-    assert is_of(more, source=str(more)), "a few images came to the folder"
+    assert is_of(more, place=str(more)), "a few images came to the folder"
+    (tmp_path / "link").symlink_to(more)
+    assert is_of(tmp_path / "link"), "the same folder by another name"
     twice = write_images(tmp_path / "fewer", per_class=20)
-    assert not is_of(twice, source=str(twice)), "most of its images are not here"
+    assert not is_of(twice, place=str(twice)), "most of its images are not here"
     assert not is_of(moved, classes=[*CLASSES[:2], "birch"])
 
 

@@ -88,6 +88,8 @@ def open_zip(path: Path, columns: Columns | None = None) -> ZipSource:
         entries: dict[str, zipfile.ZipInfo] = {}
         links = 0
         for entry in archive.infolist():
+            if not entry.filename:
+                raise DataError("the zip is damaged: an entry has no name", where=str(path), remedy="copy it again")
             name = _entry_name(entry, path)
             if stat.S_ISLNK(entry.external_attr >> 16):
                 links += 1

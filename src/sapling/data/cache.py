@@ -8,6 +8,7 @@ content has its own folder below :func:`sapling.data.packed.cache_folder` and it
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import stat
@@ -128,7 +129,7 @@ def choose(
             allowed="a name (see sapling cache list), --all, or --unused-days N",
         )
     if unused_days is not None:
-        if unused_days < 0:
+        if not 0 <= unused_days < math.inf:
             raise UsageError(f"--unused-days is {unused_days:g}", allowed="0 or more")
         last = _iso((time.time() if now is None else now) - unused_days * _DAY)
         return [entry for entry in entries if (entry.last_used or "") <= last]

@@ -16,6 +16,7 @@ from sapling.data.leaks import Leaks
 from sapling.data.mixing import draw_mix, mix_images, mix_probabilities, mix_targets
 from sapling.data.mixspec import MixSpec
 from sapling.data.packed import PackedStore
+from sapling.data.reuse import source_location
 from sapling.data.sampling import balanced_order
 from sapling.data.sources import Source
 from sapling.data.splits import PARTS, Split
@@ -265,6 +266,7 @@ class Dataset:
         return {
             "name": self.source.name,
             "source": self.source.location,
+            "place": source_location(self.source),
             "kind": self.source.kind,
             "num_images": len(self.source.items),
             "num_groups": len({item.group for item in self.source.items if item.group is not None}),

@@ -13,7 +13,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 from sapling.errors import DataError
 
@@ -98,6 +98,14 @@ def is_printable_name(name: str) -> bool:
     # Cc are control characters (a line break would break classes.txt, as Zl and Zp do), Cs bytes that were no UTF-8.
     kinds = {unicodedata.category(letter) for letter in name}
     return name == name.strip() and kinds.isdisjoint(("Cc", "Cs", "Zl", "Zp")) and _TURNING.isdisjoint(name)
+
+
+def expanded(path: str | Path) -> Path:
+    """A path with ``~`` made whole; as it is where there is no such user."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
 
 
 def shared_folder(folders: Iterable[str]) -> str:
@@ -193,11 +201,30 @@ def _place(parts: list[list[str]], notes: list[str], where: str) -> list[tuple[s
         _note_depth(labelled, 3, notes)
         return [(SPLIT_NAMES[part[0].lower()], one_spelling(part[1]), part) for part in labelled]
 
-    if all(len(part) > 2 and part[1].lower() in SPLIT_NAMES for part in parts):
-        _note_depth(parts, 3, notes)
-        return [(SPLIT_NAMES[part[1].lower()], one_spelling(part[0]), part) for part in parts]
+    if all(len(part) > 2 and part[1].lower() in SPLIT_NAMES for part in parts) or _is_split_below(parts):
+        labelled = [part for part in parts if len(part) > 2]
+        if others := sorted({f"{part[0]}/{part[1]}" for part in labelled if part[1].lower() not in SPLIT_NAMES}):
+            raise DataError(
+                f"folder {others[0]!r} stands beside the split folders of its class",
+                where=where,
+                allowed=LAYOUTS,
+                remedy="move it away, or move its images into one of the splits",
+            )
+        if bare := len(parts) - len(labelled):
+            notes.append(f"Ignored: {many(bare, 'image')} directly in a class folder, beside its split folders.")
+        _note_depth(labelled, 3, notes)
+        return [(SPLIT_NAMES[part[1].lower()], one_spelling(part[0]), part) for part in labelled]
     _note_depth(parts, 2, notes)
     return [(None, one_spelling(part[0]), part) for part in parts]
+
+
+def _is_split_below(parts: list[list[str]]) -> bool:
+    """Whether every class folder holds split folders, one of them of training images."""
+    below: dict[str, set[str]] = {part[0]: set() for part in parts}
+    for part in parts:
+        if len(part) > 2 and part[1].lower() in SPLIT_NAMES:
+            below[part[0]].add(SPLIT_NAMES[part[1].lower()])
+    return all(below.values()) and "train" in set().union(*below.values())
 
 
 def _note_depth(parts: list[list[str]], depth: int, notes: list[str]) -> None:

@@ -162,7 +162,7 @@ def check_leaks(
         DataError: images that show one picture leave too few to make a split of.
     """
     matches = find_duplicates(store, progress=progress)
-    grouped = any(item.group is not None for item in source.items)
+    grouped = all(item.group is not None for item in source.items)
     pattern = None if grouped or source.kind == "digits" else find_pattern(source, store)
     torn = torn_groups(source.items, split)
     joined, kept = keep_together(source, matches, zones_of(source, split, is_cut_here=recut is not None))

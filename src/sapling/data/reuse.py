@@ -144,5 +144,5 @@ def _rows(source: Source, marks: list[str], old_keys: list[str], old_marks: list
 
 
 def source_location(source: Source) -> str:
-    """Where the images come from, absolute where that is a path."""
-    return str(Path(source.location).absolute()) if is_content(source) else source.location
+    """Where the images come from, absolute and without links where that is a path."""
+    return str(Path(source.location).resolve()) if is_content(source) else source.location

@@ -9,7 +9,7 @@ from sapling.data.archives import ZipSource, open_zip
 from sapling.data.base import Source, decode_image
 from sapling.data.digits import DigitsSource, open_digits
 from sapling.data.folders import CsvSource, FolderSource, open_csv, open_folder
-from sapling.data.layout import Item
+from sapling.data.layout import Item, expanded
 from sapling.data.listing import Columns, refuse_columns
 from sapling.data.named import named_sets, open_named
 from sapling.data.viewspec import VIEW_PRESETS
@@ -43,7 +43,7 @@ def open_source(spec: str | Path, *, columns: Columns | None = None) -> Source:
     if isinstance(spec, str) and spec in ("digits", *named_sets()):
         refuse_columns(columns, spec)
         return open_digits() if spec == "digits" else open_named(spec)
-    path = Path(spec).expanduser()
+    path = expanded(spec)
     if path.is_dir():
         source: Source = open_folder(path, columns)
     elif path.is_file():

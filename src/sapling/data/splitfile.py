@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sapling.data.layout import SPLIT_NAMES, printable
+from sapling.data.layout import SPLIT_NAMES, expanded, printable
 from sapling.data.sources import Source
 from sapling.data.splits import PARTS, Split, check_parts, fingerprint_of
 from sapling.data.table import Faults, Row, read_table
@@ -47,7 +47,7 @@ def read_split(path: str | Path, source: Source, *, num_unlisted: int = 0, skipp
         DataError: the file is no such table; it and the source do not hold the same images (the first 20 that
             differ are listed); a part is empty, or a class has no training image.
     """
-    place = Path(path).expanduser()
+    place = expanded(path)
     faults = Faults(place)
     rows, notes = read_table(place, faults, needed=("key", "split"), any_bytes=True)
     position = {item.key: i for i, item in enumerate(source.items)}

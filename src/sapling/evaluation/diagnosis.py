@@ -164,14 +164,11 @@ def _denoiser(m: Measured) -> Finding | None:
         if isinstance(value, int | float) and not isinstance(value, bool)
     )
     detail = str(m.acceptance.get("detail") or figures or "it recorded no figures")
-    return Finding(
-        "denoiser",
-        "likely",
-        "The denoiser does not denoise",
-        f"Its check at the end of the first phase failed: {detail}.",
-        "The student's features pass through the denoiser before they are compared with the teacher's. One that does "
-        "not bring them nearer only hides the difference.",
-    )
+    title, why = "The denoiser does not denoise", "The student's features pass through it before they are compared"
+    why += " with the teacher's. One that does not bring them nearer only hides the difference."
+    if "autoencoder of" in detail and "denoiser of" not in detail:
+        title, why = "The autoencoder loses what the teacher says", "Students learn what it keeps of the features."
+    return Finding("denoiser", "likely", title, f"The check at the end of the first phase failed: {detail}.", why)
 
 
 def _scale(m: Measured) -> Finding | None:
@@ -235,7 +232,7 @@ def _temperature(m: Measured) -> Finding | None:
 
 def _alpha(m: Measured) -> Finding | None:
     label = m.weights.get(m.label_term, 0.0)
-    others = sum(w for name, w in m.weights.items() if name != m.label_term)
+    others = sum(w for name, w in m.weights.items() if name not in (m.label_term, *m.own_terms))
     if others == 0 or (m.alpha is not None and m.alpha >= EDGE_ALPHA):
         share = f" (alpha {m.alpha:g})" if m.alpha is not None else ""
         return Finding(

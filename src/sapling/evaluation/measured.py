@@ -55,6 +55,7 @@ class Measured:
         acceptance: what a denoiser's own check says: ``passed``, and what else it recorded; None without one.
         endless_seeds: the difference that these test images could show with any number of seeds; None where unknown.
         is_cut: whether the test images were cut from the data by this run's settings.
+        own_terms: terms that train parts of the method and give the student no gradient.
         is_foreign: whether the teacher comes from elsewhere; one of this run or another on these images has learned
             these labels.
     """
@@ -85,6 +86,7 @@ class Measured:
     endless_seeds: float | None = None
     is_cut: bool = False
     is_foreign: bool = True
+    own_terms: tuple[str, ...] = ()
 
     @property
     def lacks_test_images(self) -> bool:

@@ -84,10 +84,16 @@ class Nuclear(Method):
 
     @classmethod
     def requires_with(cls, config: MethodConfig) -> Requires:
-        """One class per image, where classes are told apart."""
+        """One class per image, where classes are told apart; no teacher without kd."""
         assert isinstance(config, cls.Config)
         by_class = config.mode == "ole"
-        return replace(cls.requires, labels=by_class, multi_label=not by_class and config.tap != PREDICTIONS)
+        several = not by_class and config.tap != PREDICTIONS
+        return replace(cls.requires, labels=by_class, multi_label=several, teacher=config.base == "kd")
+
+    @classmethod
+    def asks_logits(cls, config: MethodConfig) -> bool:
+        """Whether kd is under it."""
+        return cls.softens_logits(config)
 
     @classmethod
     def taps(cls, config: MethodConfig) -> Taps:

@@ -47,7 +47,8 @@ def _of_card(card: Path) -> str | None:
         return None
     try:
         content = yaml.safe_load(front)
-    except yaml.YAMLError:
+    # of text that is no such number, date or name, the parser raises whatever Python does
+    except (yaml.YAMLError, ValueError, ArithmeticError, LookupError, AttributeError, TypeError, RecursionError):
         return None
     stated = content.get("license_name") or content.get("license") if isinstance(content, dict) else None
     if isinstance(stated, list):

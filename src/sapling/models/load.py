@@ -34,6 +34,7 @@ from sapling.models.build import (
     resolve_name,
     set_origin,
 )
+from sapling.models.classnames import class_names
 from sapling.models.foreign import find_network, fit_weights, head_names
 from sapling.models.hub import fetch
 from sapling.models.licence import licence_of
@@ -99,7 +100,7 @@ def load_model(
     folder, weights_file = _locate(path)
     config = _read_config(folder / CONFIG)
     architecture, num_classes, preprocess, arguments = _settings(config, folder / CONFIG)
-    classes = _class_names(folder, config, num_classes)
+    classes = class_names(folder, config, num_classes)
     weights = _read_weights(weights_file, config)
     published = config["pretrained_cfg"]
     known = {
@@ -209,13 +210,22 @@ def _load_alone(
         raise ModelError(f"these weights are bound to images of {size} pixels, not {img_size}", where=text)
     if fit.num_classes < 2:
         raise ModelError("these weights have no classifier: they cannot teach or answer", where=text)
-    names = _class_names(file.parent, {"pretrained_cfg": {}}, fit.num_classes)
+    names = class_names(file.parent, {"pretrained_cfg": {}}, fit.num_classes)
     model = build_network(fit.architecture, num_classes=fit.num_classes, arguments=fit.arguments, where=text, seed=0)
     model.load_state_dict(fit.weights, strict=True)
     set_origin(model, Origin(fit.architecture, "checkpoint", "loaded", text, fit.arguments))
     preprocess = Preprocess(size, math.ceil(1.15 * size), *values)
-    named, notes = (file.parent / CLASSES).is_file(), tuple(filter(None, (how, raw.note)))
+    notes = tuple(filter(None, (how, raw.note, _twin(fit.architecture, file) if not name else "")))
+    named = (file.parent / CLASSES).is_file()
     return LoadedModel(model.eval(), fit.architecture, names, preprocess, names_are_known=named, notes=notes)
+
+
+def _twin(architecture: str, file: Path) -> str:
+    """That weights without a name may as well be of the network with the stem of stride 2."""
+    other = f"{public_name(architecture)}_s2"
+    if other not in list_models():
+        return ""
+    return f"those of {other} look the same; if they are of it, say so: {other}={file}"
 
 
 def _locate(path: str | Path) -> tuple[Path, Path]:
@@ -270,7 +280,7 @@ def _locate(path: str | Path) -> tuple[Path, Path]:
 def _read_config(path: Path) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise ModelError(f"{CONFIG} cannot be read: {error}", where=str(path)) from error
     if not isinstance(config, dict) or not isinstance(config.get("architecture"), str):
         raise ModelError(f"{CONFIG} names no architecture", where=str(path), allowed="timm's layout")
@@ -291,16 +301,16 @@ def _settings(config: dict[str, Any], where: Path) -> tuple[str, int, Preprocess
             allowed=nearest(architecture, list_models()),
             remedy="a newer timm, if the name is of a newer one",
         )
-    counts = {config.get("num_classes"), published.get("num_classes")} - {None}
-    if len(counts) != 1:
+    counts = [n for n in (config.get("num_classes"), published.get("num_classes")) if n is not None]
+    if not counts or any(n != counts[0] for n in counts):
         raise ModelError(f"{CONFIG} gives {sorted(map(str, counts)) or 'no'} numbers of classes", where=str(where))
-    num_classes = counts.pop()
+    num_classes = counts[0]
     arguments = config.get("model_args") or {}
     try:
         channels, height, width = (int(value) for value in published["input_size"])
         store_size = int(config.get("sapling", {}).get("store_size") or height / float(published.get("crop_pct") or 1))
         mean, std = tuple(map(float, published["mean"])), tuple(map(float, published["std"]))
-    except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+    except (KeyError, TypeError, ValueError, ArithmeticError) as error:
         raise ModelError(
             f"{CONFIG} does not say how images are prepared ({type(error).__name__}: {error})",
             where=str(where),
@@ -326,23 +336,6 @@ def _bands(config: Mapping[str, Any], where: Path) -> Bands | None:
         return None if content is None else bands_from(content)
     except ConfigError as error:
         raise ModelError(f"{CONFIG}: {error.what}", where=str(where), allowed=error.allowed) from error
-
-
-def _class_names(folder: Path, config: dict[str, Any], num_classes: int) -> tuple[str, ...]:
-    """Names from config.json and classes.txt, which must agree; numbers where there are none at all."""
-    listed = config["pretrained_cfg"].get("label_names")
-    names = tuple(str(name) for name in listed) if isinstance(listed, list) else None
-    file = folder / CLASSES
-    if file.is_file():
-        lines = tuple(file.read_text(encoding="utf-8").splitlines())
-        if names is not None and names != lines:
-            raise ModelError(f"{CLASSES} and {CONFIG} name different classes", where=str(folder))
-        names = lines
-    if names is None:
-        return tuple(str(number) for number in range(num_classes))
-    if len(names) != num_classes:
-        raise ModelError(f"{len(names)} class names for a network of {num_classes} classes", where=str(folder))
-    return names
 
 
 def _read_weights(path: Path, config: dict[str, Any]) -> dict[str, Tensor]:

@@ -143,10 +143,11 @@ def _unwrap(content: Any, path: Path) -> RawWeights:
     return RawWeights(tensors, architecture, "; ".join(notes))
 
 
-def _holds_tensors(value: Any) -> bool:
-    if not isinstance(value, Mapping):
+def _holds_tensors(value: Any, depth: int = 8) -> bool:
+    """Whether there is a tensor in a mapping of mappings, which may hold itself."""
+    if not isinstance(value, Mapping) or not depth:
         return False
-    return any(isinstance(item, Tensor) or _holds_tensors(item) for item in value.values())
+    return any(isinstance(item, Tensor) or _holds_tensors(item, depth - 1) for item in value.values())
 
 
 def _architecture(content: Mapping[Any, Any]) -> str | None:

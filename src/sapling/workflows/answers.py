@@ -28,6 +28,7 @@ from sapling.workflows.passes import Machine
 from sapling.workflows.teacher import CheckedTeacher
 
 FILE = "answers.json"
+ASKS_NONE = "asks no teacher"
 VIEWS = 16
 """V where nothing is set; benchmarks/views_count.py measures what it costs in accuracy."""
 WORTH = 0.75
@@ -65,6 +66,8 @@ class Decision:
             latents = " as latents, once the first phase is done" if self.latents else ""
             size = size_in_words(self.num_bytes)
             return f"asked once for {views} and kept{latents} ({size}): {self.reason}{changed}"
+        if self.reason.endswith(ASKS_NONE):
+            return f"not asked: {self.reason}"
         return f"asked for each batch, {views}: {self.reason}"
 
 
@@ -147,7 +150,7 @@ def _against(mode: str, requires: methods.Requires, arm: str, mixed: bool, has_t
     if mode == "off":
         return "keeping its answers is turned off"
     if not requires.teacher:
-        return f"method {arm} asks no teacher"
+        return f"method {arm} {ASKS_NONE}"
     if requires.live_teacher:
         return f"method {arm} needs the teacher itself"
     if mixed and (mode == "auto" or has_taps):

@@ -178,6 +178,7 @@ def diagnosis(
         temperature=temperature,
         standardized=standardized,
         weights=dict(taught[0]["weights"]),
+        own_terms=methods.load_class(run.config.method.name).own_terms,
         alpha=_alpha(run.config),
         teacher_train=looked.teacher["train"],
         teacher_val=looked.teacher["val"],

@@ -20,8 +20,9 @@ from sapling.engine.trainer import Member
 from sapling.errors import UsageError
 from sapling.evaluation.fidelity import fidelity
 from sapling.models.create import count_macs, count_parameters, resolve_name
-from sapling.record import FORMAT, Run, environment, now, run_folder
+from sapling.record import FORMAT, Run, environment, now
 from sapling.report.page import write_report
+from sapling.run_folders import run_folder
 from sapling.screen import Screen
 from sapling.types import Teacher
 from sapling.workflows import measures, scores

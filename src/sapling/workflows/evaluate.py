@@ -23,7 +23,8 @@ from sapling.errors import DataError, ModelError, UsageError
 from sapling.evaluation.metrics import classification_metrics, collect_logits
 from sapling.models.load import ensemble_folders, load_model
 from sapling.models.tapped import TappedModel
-from sapling.record import SPLIT_FILE, load_run_config, now, read_json
+from sapling.record import SPLIT_FILE, now, read_json
+from sapling.run_folders import load_run_config
 from sapling.screen import Screen
 from sapling.teachers.ensemble import Ensemble
 from sapling.workflows.dataset import open_dataset

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from sapling import methods
@@ -16,7 +17,8 @@ from sapling.data.layout import printable
 from sapling.data.loader import Dataset
 from sapling.errors import RunError, UsageError
 from sapling.models.tapped import TappedModel
-from sapling.record import Run, load_run_config, read_json
+from sapling.record import Run, read_json
+from sapling.run_folders import load_run_config, refuse_code
 from sapling.screen import Screen
 from sapling.teachers.build_cache import Verification, bytes_per_view, shapes_of, verify_answers
 from sapling.types import Taps, Teacher
@@ -122,13 +124,20 @@ def verify_kept(blocks: dict[str, Any], screen: Screen) -> tuple[AnswerStore, Ve
         return store, result
 
 
-def blocks_of_run(folder: Path) -> dict[str, Any]:
+def blocks_of_run(folder: Path, named: str | None = None) -> dict[str, Any]:
     """The settings of a run that keeps answers, with its own teacher as the one that is given.
 
+    Args:
+        folder: of the run.
+        named: its method, where that is a file of the user's own.
+
     Raises:
-        UsageError: it is no such run.
+        UsageError: it is no such run, or of another method.
     """
     blocks = load_run_config(folder)
+    refuse_code(blocks, named=named, remedy=f"sapling cache verify {quote(str(folder))}")
+    if named is not None and named != blocks.get("method", {}).get("name"):
+        raise UsageError(f"the method of this run is not {named!r}", where=str(folder))
     found = read_json(folder / FILE) if (folder / FILE).is_file() else {}
     record = found if isinstance(found, dict) else {}
     if not record.get("kept") or not (folder / "teacher" / "card.json").is_file():

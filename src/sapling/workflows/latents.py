@@ -72,9 +72,9 @@ def after_phases(
         RunError: latents were heard before, and cannot be kept any more; or must be kept (``on``), and cannot.
         DataError: the same, the disk being full.
     """
-    method = next((m for m in methods if isinstance(m, Encodes)), None)
-    if method is None or not recorded(run).get("latents"):
+    if not recorded(run).get("latents"):
         return heard
+    method = next(m for m in methods if isinstance(m, Encodes))
     found = latent_teacher(run, heard, machine, method)
     return kept_or_live(run, data, teacher, found, machine, tuple(found.shapes), screen)
 

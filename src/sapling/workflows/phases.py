@@ -33,6 +33,7 @@ from sapling.methods.own import explained
 from sapling.record import Run, atomic_file, environment, read_json, write_json
 from sapling.screen import Screen
 from sapling.types import Phase, Teacher
+from sapling.workflows.answers import recorded
 from sapling.workflows.gate import some
 from sapling.workflows.passes import Machine, batch_size_for
 
@@ -91,7 +92,7 @@ def _prepare(
     earlier: dict[str, Phase] = {}  # by key: a phase may build on those before it
     for phase in before_students(method):
         task = _Task(run, method, phase, data, machine, _optim(run, phase, data, optim), tuple(earlier.values()))
-        content = {**phase_key(task, teacher_identity), "after": list(earlier)}
+        content = {**phase_key(task, teacher_identity), **_changed(run), "after": list(earlier)}
         key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
         folder = run.path("phases", phase.name)
         # A method from somebody's file may change without changing its name: its results stay in the run.
@@ -132,6 +133,12 @@ def put_phases(run: Run, method: Method) -> None:
                 remedy="sapling distill, with the same settings, trains it",
             )
         _put(method, phase, folder / WEIGHTS)
+
+
+def _changed(run: Run) -> dict[str, str]:
+    """What kept answers change beside rounding, such as the mix of two in place of the answer to a mix."""
+    heard = recorded(run)
+    return {"heard": heard["changed"]} if heard.get("kept") and heard.get("changed") else {}
 
 
 def phase_key(task: _Task, teacher_identity: Mapping[str, str]) -> dict[str, Any]:
@@ -282,7 +289,7 @@ def _is_of_this_run(folder: Path, content: Mapping[str, Any]) -> bool:
     if not _is_there(folder):
         return False
     before, wanted = read_json(folder / CARD).get("made_of", {}), json.loads(json.dumps(content))
-    return all(before.get(k) == v for k, v in wanted.items() if k not in ("environment", "sapling", "seed"))
+    return all(before.get(k) == v for k, v in wanted.items() if k not in ("environment", "heard", "sapling", "seed"))
 
 
 def _keep(folder: Path, tensors: Mapping[str, Tensor], card: Mapping[str, Any]) -> None:

@@ -18,8 +18,8 @@ from sapling.engine.plan import before_students
 from sapling.engine.trainer import autocast
 from sapling.models.create import count_macs, count_parameters, resolve_name
 from sapling.models.tapped import TappedModel
-from sapling.record import is_this_run, run_folder
 from sapling.report.wording import model_name
+from sapling.run_folders import is_this_run, run_folder
 from sapling.screen import Screen
 from sapling.workflows.answers import decide
 from sapling.workflows.choose import chosen_teacher, note_of_choice
@@ -120,7 +120,8 @@ def plan(config: RunConfig, *, task: str = "distill", screen: Screen | None = No
             seconds += teacher_steps * _time_step(learner, shape, batch, machine, train=True)
         heard = decide(config, data, {tap: method.info.teacher_shapes[tap] for tap in needs_of(config).teacher}, epochs)
         result["teacher"]["heard"] = {**asdict(heard), "sentence": heard.sentence}
-        seconds += (heard.num_views if heard.kept else epochs * seeds) * steps * per_image * forward
+        if methods.requires(config.method.name, **config.method.options).teacher:
+            seconds += (heard.num_views if heard.kept else epochs * seeds) * steps * per_image * forward
         result["warnings"] = without_gain(config)
         result["method"] = {"name": config.method.name, **config.method.options}
         result["weights"] = method.weights_in(method.phases()[-1])

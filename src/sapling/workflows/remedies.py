@@ -16,7 +16,7 @@ from sapling.evaluation.measured import Measured
 from sapling.methods.combination import split_name
 from sapling.methods.diffusion_settings import DiffusionConfig
 from sapling.models.build import list_models, public_name
-from sapling.workflows.choose import can_read, larger_network, small_teacher, teacher_for
+from sapling.workflows.choose import can_read, larger_network, plain_name, small_teacher, teacher_for
 from sapling.workflows.conflicts import mixed_by
 from sapling.workflows.networks import OF_TRAINING, TRAINED_HERE, is_given, parts_of
 from sapling.workflows.next_run import changed, command_of, flags_of
@@ -110,6 +110,10 @@ def _more_steps(m: Measured, config: RunConfig) -> Remedy:
     epochs = usual if usual > m.epochs else 2 * m.epochs
     is_weak = m.gap <= 0 and config.teacher.epochs is not None and config.teacher.epochs < epochs
     with_teacher = (config.teacher.epochs is None or is_weak) and not is_given(config.teacher.model)
+    if is_given(config.teacher.model) and m.gap < -2 * (m.gap_error or 0.0):  # more epochs with it would be lost
+        better = _better_teacher(m, config)
+        text = f"{better.text.rstrip('.')}, and the students for {epochs} epochs."
+        return Remedy(text, {**better.changes, "train.epochs": epochs}, keeps_teacher=False)
     who = "students and teacher" if with_teacher else "students"
     changes: dict[str, Any] = {"train.epochs": epochs, **({"teacher.epochs": None} if with_teacher and is_weak else {})}
     if m.acceptance is not None and m.acceptance.get("passed") is False and (phase := _usual_first_phase(config)):
@@ -134,15 +138,19 @@ def _better_teacher(m: Measured, config: RunConfig) -> Remedy:
             keeps_teacher=False,
         )
     larger = larger_network(teacher.model, m.img_size)
+    if larger in SHRINKING and small and not teacher.pretrained:
+        larger = small if small != plain_name(teacher.model) else None
+    if small and small.startswith("resnet") and plain_name(larger or "").startswith("wrn"):
+        larger = None  # the method asks for what comes before an activation, and a Wide ResNet has none there
     if m.teacher_train.right >= FITS and larger:
         return Remedy(f"A larger teacher: {larger}.", {"teacher.model": larger}, keeps_teacher=False)
-    epochs = max(2 * MIN_EPOCHS, 2 * (teacher.epochs or m.epochs))
+    epochs = max(2 * MIN_EPOCHS, 2 * (teacher.epochs or teacher.epoch_factor * m.epochs))
     return Remedy(f"Train the teacher for {epochs} epochs.", {"teacher.epochs": epochs}, keeps_teacher=False)
 
 
 def _other_denoiser(m: Measured, config: RunConfig) -> Remedy:
     if phase := _usual_first_phase(config):
-        return Remedy("Train the denoiser for as long as usual.", phase)
+        return Remedy("Train the first phase for as long as usual.", phase)
     others = [
         name
         for name in split_name(config.method.name)
@@ -222,12 +230,13 @@ def _features_too(config: RunConfig) -> Remedy | None:
     """Better than dist alone in short trainings, on two of three sets (docs/methods/measured.md).
 
     None for another method, and where features cannot be taught: out-of-fold answers, a frozen backbone, kept answers
-    to mixed images.
+    to mixed images, images of half the side.
     """
     teacher = config.teacher
     folds = teacher.cross_fit or (is_given(teacher.model) and len(parts_of(teacher.model)) > 1)
     kept_mixed = teacher.cache == "on" and mixed_by(config)
-    if config.method.name != "dist" or folds or kept_mixed or config.student.freeze_backbone:
+    frozen, small = config.student.freeze_backbone, config.train.half_size_share > 0
+    if config.method.name != "dist" or folds or kept_mixed or frozen or small:
         return None
     own = {f"method.dist.{name}": value for name, value in config.method.options.items()}
     return Remedy("Add the teacher's last map to its answers: dist+mimic.", {**_method("dist+mimic", config), **own})

@@ -22,10 +22,11 @@ from sapling.errors import RunError, UsageError
 from sapling.evaluation.metrics import confusion_matrix, macro_scores
 from sapling.evaluation.multilabel import average_precision
 from sapling.evaluation.verdict import AnyMeasure
-from sapling.record import FORMAT, SPLIT_FILE, load_run_config, read_json
+from sapling.record import FORMAT, SPLIT_FILE, read_json
 from sapling.report.confined import MAX_JSON, MAX_SETTINGS, is_deep, is_within
 from sapling.report.folder import block, inner, listing, number
 from sapling.report.unfinished import advice, read_stop
+from sapling.run_folders import load_run_config
 
 CONTROL = "control"
 _MAX_SEEDS = 1000

@@ -19,6 +19,7 @@ from sapling.config import RunConfig
 from sapling.data.layout import SPLIT_NAMES, many, printable
 from sapling.data.leaks import Leak, refusal
 from sapling.data.loader import Dataset
+from sapling.data.reuse import source_location
 from sapling.data.splitfile import split_text
 from sapling.data.splits import PARTS
 from sapling.data.table import Faults, read_table
@@ -44,7 +45,7 @@ class TeacherSplit:
         path: of the file.
         text: what it holds.
         parts: key of an image to ``train``, ``val`` or ``test``.
-        location: where the images were; None where that is not recorded.
+        location: where the images were, as an absolute path where it is one; None where that is not recorded.
         classes: their names; None where they are not recorded.
     """
 
@@ -66,7 +67,7 @@ class TeacherSplit:
         here = {data.source.items[int(i)].key for part in PARTS for i in data.split.part(part)}
         shared = len(here & self.parts.keys())
         is_all = shared == len(here) == len(self.parts)
-        return is_all or (self.location == data.source.location and shared >= NEARLY_ALL * len(self.parts))
+        return is_all or (self.location == source_location(data.source) and shared >= NEARLY_ALL * len(self.parts))
 
     def seen(self, data: Dataset) -> dict[str, Any]:
         """How many validation and test images of ``data`` it was trained on, as JSON."""
@@ -117,7 +118,10 @@ def _read(model: str, path: Path, text: bytes, card: Mapping[str, Any]) -> Teach
     parts = {row.cells["key"]: SPLIT_NAMES.get(row.cells["split"].lower(), "") for row in rows}
     if faults.found or len(parts) < len(rows) or not set(parts.values()) <= set(PARTS):
         return None
-    location, classes = card.get("source"), card.get("classes")
+    # older runs know the place only as it was typed
+    location, classes = card.get("place", card.get("source")), card.get("classes")
+    if isinstance(location, str) and "place" not in card and Path(location).exists():
+        location = str(Path(location).resolve())
     return TeacherSplit(
         model,
         path,

@@ -11,8 +11,9 @@ from sapling.data.layout import many
 from sapling.data.loader import Dataset
 from sapling.models.create import count_macs, count_parameters, resolve_name
 from sapling.models.load import load_model
-from sapling.record import FORMAT, Run, environment, now, run_folder
+from sapling.record import FORMAT, Run, environment, now
 from sapling.report.page import write_report
+from sapling.run_folders import run_folder
 from sapling.screen import Screen
 from sapling.workflows.dataset import data_warnings, open_checked, write_data_card
 from sapling.workflows.distill import RunResult, manifest, settled
