@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer
 
 from sapling.cli import main
 from sapling.config import build
@@ -232,6 +233,22 @@ def test_dry_run_writes_nothing(run, photos, tmp_path, monkeypatch):
     assert code == 0
     assert "teacher resnet18, chosen for cnn3" in shown
     assert "from published weights" in shown
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), typer.Exit(130)])
+def test_a_stop_by_hand_is_said(run, monkeypatch, error):
+    def stops(*_, **__):
+        raise error
+
+    monkeypatch.setattr("sapling.listings.show_datasets", stops)
+    code, _, err = run("datasets")
+    assert (code, "the same command goes on" in err) == (130, True)
+
+
+def test_a_part_of_a_name_of_networks_gets_a_pattern(run):
+    code, _, err = run("models", "cnn")
+    assert code == 2
+    assert "sapling models 'cnn*'" in err
 
 
 def test_dry_run_tells_what_is_there_already(run, finished_run, tmp_path):

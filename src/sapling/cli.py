@@ -60,7 +60,9 @@ app.command()(inspect)
 def evaluate(
     model: Annotated[str, typer.Argument(help="Run folder, model folder or .safetensors.")],
     data: Annotated[str, typer.Argument(help="Folder, zip, CSV or a name.")],
-    split: Annotated[str, typer.Option(help="train, val, test, or all for images it has never seen.")] = "test",
+    split: Annotated[
+        str | None, typer.Option(help="train, val, test, or all. Default: test; all of images it has never seen.")
+    ] = None,
     batch_size: Annotated[int, typer.Option("-b", "--batch-size", min=1, help="Images per forward pass.")] = 256,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda.")] = "auto",
     threads: Threads = None,
@@ -68,7 +70,7 @@ def evaluate(
     quiet: Quiet = False,
 ) -> None:
     """Measure a trained model on a split of a data set."""
-    if split not in ("train", "val", "test", "all"):
+    if split not in (None, "train", "val", "test", "all"):
         raise UsageError(f"--split {split}: unknown split", allowed="train, val, test, all")
     from sapling.workflows.evaluate import evaluate as work
 
@@ -173,6 +175,14 @@ def datasets(as_json: AsJson = False) -> None:
     show_datasets(as_json=as_json)
 
 
+INTERRUPTED = 130
+
+
+def _stopped() -> int:
+    print("stopped; the same command goes on where it was", file=sys.stderr)
+    return INTERRUPTED
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code: 0 good, 1 failed, 2 wrong call."""
     given = list(sys.argv[1:] if arguments is None else arguments)
@@ -183,10 +193,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     except (KeyboardInterrupt, typer.Abort):
-        print("stopped; the same command goes on where it was", file=sys.stderr)
-        return 130
+        return _stopped()
     except typer.Exit as done:
-        return done.exit_code
+        code = done.exit_code
     except BrokenPipeError:
         return 0
     except OSError as error:  # the machine's: disk full, no permission
@@ -199,4 +208,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             error.show()
             return int(error.exit_code)
         raise
+    if code == INTERRUPTED:  # typer makes an exit of Ctrl-C
+        return _stopped()
     return code if isinstance(code, int) else 0

@@ -261,7 +261,7 @@ def _settings(
 
 def _run(task: str, blocks: dict[str, Any], *, dry_run: bool, quiet: bool, where: str = "settings") -> None:
     from sapling.config import build
-    from sapling.run_folders import refuse_foreign_folder, run_folder, stamp_of
+    from sapling.run_folders import is_this_run, refuse_foreign_folder, run_folder, stamp_of
     from sapling.trackers import check_trackers
 
     config: RunConfig = build(blocks, where=where)
@@ -273,6 +273,8 @@ def _run(task: str, blocks: dict[str, Any], *, dry_run: bool, quiet: bool, where
         usual = config.default_folder(task)
         numbered = config.output.folder is None and folder != usual
         screen.say(f"sapling {task}: {d.source} -> {folder}" + f" ({usual} is taken)" * numbered)
+        if is_this_run(Path(folder), config, task) and not Path(folder, "results.json").is_file():
+            screen.say("this run was begun before: it goes on where it was")
     # below the first line, because these bring numpy and Pillow
     from sapling.data.broken import most_skipped
     from sapling.data.groups import with_groups

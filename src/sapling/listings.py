@@ -38,7 +38,8 @@ def show_models(pattern: str, *, sizes: bool, as_json: bool) -> None:
     found = list_models(pattern)
     if not found:
         stems = {name.rstrip("0123456789").partition("_")[0] for name in list_models()}
-        hint = nearest(pattern.strip("*?"), stems, count=3)
+        bare = pattern.strip("*?")
+        hint = f"sapling models '{bare}*'" if bare in stems else nearest(bare, stems, count=3)
         raise UsageError(f"no model fits {pattern!r}", remedy=hint or "sapling models")
     sizes = sizes or (sys.stdout.isatty() and len(found) <= FEW_MODELS)
     if not sizes:

@@ -131,6 +131,21 @@ def test_evaluate_says_when_images_were_trained_on(finished_run, photos):
     assert not sapling.evaluate(finished_run.folder, photos)["warnings"]
 
 
+def test_evaluate_measures_all_of_a_folder_that_its_run_never_saw(finished_run, photos, tmp_path):
+    for folder in photos.iterdir():
+        (tmp_path / "new" / folder.name).mkdir(parents=True)
+        for file in sorted(folder.iterdir())[:5]:
+            shutil.copy(file, tmp_path / "new" / folder.name / f"new{file.name}")
+    found = sapling.evaluate(finished_run.folder, tmp_path / "new")
+    assert (found["split"], found["num_images"]) == ("all", 15)
+    assert any("all were measured" in warning for warning in found["warnings"])
+    one = next((tmp_path / "new").glob("*/*.png"))
+    one.rename(one.with_name("3.png"))  # a name that its split holds
+    found = sapling.evaluate(finished_run.folder, tmp_path / "new")
+    assert found["split"] == "test"
+    assert any("may have been trained on" in warning for warning in found["warnings"])
+
+
 def test_evaluate_refuses_its_own_images_under_other_names(finished_run, photos, tmp_path):
     """A split cut anew would measure on images that were trained on, and call them test."""
     for folder in photos.iterdir():

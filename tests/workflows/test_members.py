@@ -88,6 +88,7 @@ def test_a_resumed_run_is_cut_as_before(photos, whole, tmp_path, monkeypatch, ca
     assert digests(again.folder) == digests(whole.folder)
     assert {name for name, _, _ in passes(again.folder)} == {"seed0", "seed0-part2"}
     assert len(passes(again.folder)) == 4
+    assert "seed0-part2: going on after its last checkpoint" in (again.folder / "log.txt").read_text()
 
 
 def test_a_run_that_began_without_a_record_goes_on_as_it_was(photos, whole, tmp_path, monkeypatch):

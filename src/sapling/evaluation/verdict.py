@@ -33,7 +33,7 @@ __all__ = ["Interval", "Verdict", "bootstrap_interval", "compare", "holm", "prim
 AnyMeasure: TypeAlias = Measure | Literal["map"]
 Outcome: TypeAlias = Literal["better", "worse", "no difference shown"]
 
-_OF = {"top1": "accuracy", "macro_recall": "mean recall per class", "map": "mean average precision"}
+OF = {"top1": "accuracy", "macro_recall": "mean recall per class", "map": "mean average precision"}
 SEEDS_FOR_HEADLINES = 5
 IMBALANCE_LIMIT = 5.0
 
@@ -305,7 +305,7 @@ def _statement(
     digits = 1
     while outcome != "no difference shown" and digits < 6 and edge < 0.5 * 10.0**-digits:
         digits += 1
-    unit = f"percentage points of {_OF[measure]}{', groups counted alike' if counts.is_uneven else ''}"
+    unit = f"percentage points of {OF[measure]}{', groups counted alike' if counts.is_uneven else ''}"
     span = (
         f"{_signed(difference, digits)} {unit} ({100 * confidence:.4g} % interval {_signed(low, digits)} to "
         f"{_signed(high, digits)}; {counts.words()})"

@@ -19,6 +19,7 @@ from sapling.data.loader import Dataset
 from sapling.engine.trainer import Member
 from sapling.errors import UsageError
 from sapling.evaluation.fidelity import fidelity
+from sapling.evaluation.verdict import OF
 from sapling.models.create import count_macs, count_parameters, resolve_name
 from sapling.record import FORMAT, Run, environment, now
 from sapling.report.page import write_report
@@ -341,11 +342,9 @@ def choose_to_ship(records: list[dict[str, Any]], arm: str, measure: str = "top1
     best = max((r for r in records if r["arm"] == chosen), key=score)
     other = CONTROL if chosen == arm else arm
     tie = " (a tie goes to the distilled one)" if means[arm] == means[CONTROL] else ""
-    reason = (
-        ("not distilled: " if chosen == CONTROL else "")
-        + f"{chosen} has {100 * means[chosen]:.1f} % on validation on average and {other} "
-        f"{100 * means[other]:.1f} %{tie}; of its seeds this is the best there ({100 * score(best):.1f} %)"
-    )
+    shown = f"{chosen} has {100 * means[chosen]:.1f} % {OF[measure]} on average and {other} {100 * means[other]:.1f} %"
+    reason = f"{'not distilled: ' if chosen == CONTROL else ''}on validation {shown}{tie}"
+    reason += f"; of its seeds this is the best there ({100 * score(best):.1f} %)"
     return {"member": best["name"], "arm": chosen, "reason": reason}
 
 

@@ -16,10 +16,11 @@ from sapling.data.openings import Opening, fingerprint_of_test, record_opening
 from sapling.data.sources import Columns, open_source
 from sapling.data.splitfile import read_split
 from sapling.data.splits import Split, whole
+from sapling.data.table import Faults, read_table
 from sapling.deploy.export import check_parity, export_onnx, measure_onnx
 from sapling.deploy.predict import check_bands_known
 from sapling.engine.device import limit_threads, resolve_device
-from sapling.errors import DataError, ModelError, UsageError
+from sapling.errors import DataError, ModelError, SaplingError, UsageError
 from sapling.evaluation.metrics import classification_metrics, collect_logits
 from sapling.models.load import ensemble_folders, load_model
 from sapling.models.tapped import TappedModel
@@ -39,7 +40,7 @@ def evaluate(
     model: str | Path,
     data: str | Path,
     *,
-    split: SplitName | Literal["all"] = "test",
+    split: SplitName | Literal["all"] | None = None,
     batch_size: int = 256,
     device: str = "auto",
     threads: int | None = None,
@@ -50,7 +51,8 @@ def evaluate(
     Args:
         model: run folder, model folder or .safetensors; ``teacher/`` of a run with several teachers is their mean.
         data: folder, zip, CSV, ``digits`` or the name of a public set.
-        split: which part; ``all`` for all images, for data the network has never seen.
+        split: which part; ``all`` for all images, for data the network has never seen. By default ``test``, and
+            ``all`` where nothing is split and the network's run knows none of the images by name.
         batch_size: images per forward.
         device: ``auto``, ``cpu``, ``cuda``.
         threads: CPU threads; None leaves them.
@@ -75,6 +77,8 @@ def evaluate(
             where=str(model),
             remedy="evaluate them one by one; as teachers of a run they can stand together",
         )
+    is_new = split is None and home is not None and _is_new(home, data)
+    split = split or ("all" if is_new else "test")
     # A part of the run's own data is cut as then; other data may have other columns, or none.
     columns = settings_of(home).data.columns if home and split != "all" else None
     if loaded.multi_label and Path(data).suffix.lower() == ".csv":
@@ -100,8 +104,8 @@ def evaluate(
             progress=bar.reach,
             **({} if split == "all" else split_settings(home)),
         )
-    if split != "all" and home and (home / SPLIT_FILE).is_file() and trained_on(home, dataset):
-        dataset = replace(dataset, split=own_split(home, dataset))
+    if (is_new or split != "all") and home and (home / SPLIT_FILE).is_file() and trained_on(home, dataset):
+        dataset = replace(dataset, split=own_split(home, dataset))  # which no images under new names have
     networks = [TappedModel(one.model, one.preprocess) for one in several]
     tapped = (Ensemble(networks) if len(networks) > 1 else networks[0]).to(where)
     part: SplitName = "test" if split == "all" else split
@@ -115,10 +119,26 @@ def evaluate(
         warnings.append("the network was trained on some of these images: these figures say nothing of new ones")
     if split != "all" and home and not trained_on(home, dataset):
         warnings.append("these are not the images of its run as they were: some may have been trained on")
+    if is_new:
+        known = "the run of the network knows no image of these names"
+        warnings.append(f"nothing is split, and {known}: all were measured (copies may have been trained on)")
     if len(source.classes) < len(loaded.classes):
         missing = [c for c in loaded.classes if c not in source.classes]
         warnings.append(f"no images of {len(missing)} of its classes: {', '.join(missing[:5])}")
     return {"model": str(model), "split": split, "classes": list(loaded.classes), "warnings": warnings, **metrics}
+
+
+def _is_new(home: Path, data: str | Path) -> bool:
+    """Whether data are not split, and hold no image whose name stands in the split of a run."""
+    if not (home / SPLIT_FILE).is_file() or not Path(data).exists():
+        return False
+    try:
+        items = open_source(data).items
+        rows, _ = read_table(home / SPLIT_FILE, Faults(home / SPLIT_FILE), needed=("key", "split"), any_bytes=True)
+    except SaplingError:  # said where they are opened
+        return False
+    known = {row.cells["key"] for row in rows}
+    return all(item.split is None and item.key not in known for item in items)
 
 
 def columns_of(names: Sequence[str], classes: Sequence[str], *, where: str) -> NDArray[np.int64]:

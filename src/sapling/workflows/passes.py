@@ -301,9 +301,9 @@ def train_members(
         shown = ", ".join(f"{r['member']} {scores.shown(r['val'])}" for r in rows)
         run.note(f"{name} epoch {rows[0]['epoch'] + 1}/{epochs}: validation {shown}")
 
-    checkpoint = run.path("checkpoints", f"{name}.safetensors")
-    total = epochs * data.num_batches(batch_size)
-    with screen.bar(name, total) as bar:
+    if (checkpoint := run.path("checkpoints", f"{name}.safetensors")).is_file():
+        run.log(f"{name}: going on after its last checkpoint")
+    with screen.bar(name, epochs * data.num_batches(batch_size)) as bar:
         clock = fit(
             members,
             data,
