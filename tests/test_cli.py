@@ -1,13 +1,11 @@
 """The command line in process: what it prints, its exit codes, and that a mistake costs nothing."""
 
 import json
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-import typer
 
 from sapling.cli import main
 from sapling.config import build
@@ -233,45 +231,6 @@ def test_dry_run_writes_nothing(run, photos, tmp_path, monkeypatch):
     assert code == 0
     assert "teacher resnet18, chosen for cnn3" in shown
     assert "from published weights" in shown
-
-
-@pytest.mark.parametrize("error", [KeyboardInterrupt(), typer.Exit(130)])
-def test_a_stop_by_hand_is_said(run, monkeypatch, error):
-    def stops(*_, **__):
-        raise error
-
-    monkeypatch.setattr("sapling.listings.show_datasets", stops)
-    code, _, err = run("datasets")
-    assert (code, "the same command goes on" in err) == (130, True)
-
-
-def test_a_part_of_a_name_of_networks_gets_a_pattern(run):
-    code, _, err = run("models", "cnn")
-    assert code == 2
-    assert "sapling models 'cnn*'" in err
-
-
-def test_dry_run_tells_what_is_there_already(run, finished_run, tmp_path):
-    folder = shutil.copytree(finished_run.folder, tmp_path / "r")
-
-    def told(*more):
-        code, out, err = run("distill", *more, "--dry-run")
-        return code, " ".join((out + err).split())
-
-    code, shown = told("--resume", folder)
-    assert code == 0
-    assert "this run is finished: its result is printed again, and nothing is trained" in shown
-    (folder / "results.json").unlink()
-    shutil.rmtree(folder / "members" / "dist-s1")
-    code, shown = told("--resume", folder)
-    assert code == 0
-    assert "this run was begun: 4 networks trained, what is missing follows" in shown
-    assert "from the beginning" in shown
-    settings = tmp_path / "settings.yaml"
-    settings.write_text((folder / "config.yaml").read_text().partition("fingerprint:")[0])
-    code, shown = told("--config", settings, "--epochs", 4, "-o", folder)
-    assert code == 2
-    assert "holds a run with other settings: train.epochs was 3, is 4" in shown
 
 
 def test_train_evaluate_predict_export_report(run, photos, tmp_path):
