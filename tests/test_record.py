@@ -109,6 +109,7 @@ CODE = [
     ({"name": "mine.py"}, "mine.py", False),
     ({"name": "mine.py"}, "other.py", True),
     ({"name": "kd", "alpha": 0.5}, None, False),
+    ({"name": "kd"}, "kd", False),
 ]
 
 
@@ -119,6 +120,11 @@ def test_no_code_is_run_because_a_run_folder_names_it(method, named, refused):
             run_folders.refuse_code({"method": method}, named=named, remedy="sapling x")
     else:
         run_folders.refuse_code({"method": method}, named=named, remedy="sapling x")
+
+
+def test_another_method_makes_no_sense_beside_a_run():
+    with pytest.raises(UsageError, match="the method of this run is 'kd', not 'dist'"):
+        run_folders.refuse_code({"method": "kd"}, named="dist", remedy="sapling x")
 
 
 def test_a_file_as_output_is_refused(tmp_path):

@@ -244,8 +244,6 @@ def _settings(
 
         blocks, named = load_run_config(resume), given.get("method.name")
         refuse_code(blocks, named=named, remedy=f"sapling {task} --resume {quote(resume)}")
-        if named is not None and named != blocks.get("method", {}).get("name"):
-            raise UsageError(f"the method of this run is not {named!r}", where=resume)
         return {**blocks, "output": resume}
     blocks = settings.load(config) if config else {}
     blocks = settings.override(blocks, dict(settings.parse_assignment(a) for a in assignments or []))

@@ -159,7 +159,7 @@ def refuse_code(blocks: dict[str, Any], *, named: str | None, remedy: str) -> No
         remedy: a command that names it, up to its ``--method``.
 
     Raises:
-        UsageError: the settings name one, and the user does not.
+        UsageError: the settings name one, and the user does not; or the user names another method.
     """
     block = blocks.get("method")
     own = block.get("name") if isinstance(block, dict) else block
@@ -169,6 +169,8 @@ def refuse_code(blocks: dict[str, Any], *, named: str | None, remedy: str) -> No
             allowed="a method of sapling methods; or a file of your own that you name",
             remedy=f"{remedy} --method {quote(str(own))}, if you trust it",
         )
+    if named is not None and named != own:
+        raise UsageError(f"the method of this run is {str(own)!a}, not {named!r}", remedy=remedy)
 
 
 def _names_code(block: Any) -> bool:
