@@ -55,3 +55,11 @@ def test_dry_run_tells_what_is_there_already(run, finished_run, tmp_path):
     code, shown = told("--config", settings, "--epochs", 4, "-o", folder)
     assert code == 2
     assert "holds a run with other settings: train.epochs was 3, is 4" in shown
+
+
+def test_images_to_predict_that_are_not_there_are_a_wrong_call(run, finished_run, tmp_path):
+    (tmp_path / "new").mkdir()
+    code, _, err = run("predict", finished_run.folder, tmp_path / "nwe")
+    assert code == 2
+    assert "did you mean 'new'" in err
+    assert "the model comes first" in err

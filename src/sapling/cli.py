@@ -15,7 +15,7 @@ from sapling.cli_compare import compare
 from sapling.cli_data import inspect
 from sapling.cli_train import demo, distill, train
 from sapling.command import typed
-from sapling.errors import SaplingError, UsageError
+from sapling.errors import SaplingError, UsageError, nearest
 from sapling.screen import Screen
 
 app = typer.Typer(
@@ -101,6 +101,13 @@ def predict(
     as_json: AsJson = False,
 ) -> None:
     """Name the class of images: one line per image, tab-separated."""
+    if not any(Path(image).exists() for image in images):
+        siblings = [entry.name for entry in Path(images[0]).parent.glob("*")]
+        raise UsageError(
+            f"there is no file or folder {images[0]!r}",
+            allowed="sapling predict MODEL IMAGES..: the model comes first",
+            remedy=nearest(Path(images[0]).name, siblings) or None,
+        )
     from sapling.deploy.predict import predict as work
     from sapling.tables import print_predictions
 

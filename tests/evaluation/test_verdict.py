@@ -279,3 +279,16 @@ def test_holm_never_beats_the_raw_and_is_capped_by_bonferroni() -> None:
     assert (adjusted >= p).all()
     assert (adjusted <= np.minimum(p * 20, 1) + 1e-12).all()
     assert (np.argsort(adjusted, kind="stable")[:1] == np.argsort(p)[:1]).all()
+
+
+def test_a_test_that_could_only_show_more_than_half_of_everything_shows_none():
+    """As the page says it: nobody has to be told of differences above 54 points."""
+    rng = np.random.default_rng(0)
+    said = []
+    for _ in range(60):
+        control, method = ((rng.random((2, 24)) < 0.6).astype(float) for _ in range(2))
+        found = compare(control, method)
+        if found.outcome == "no difference shown":
+            said.append((found.detectable.now > 0.5, "can show none reliably" in found.statement))
+    assert {hopeless for hopeless, _ in said} == {True, False}
+    assert all(hopeless == none for hopeless, none in said)

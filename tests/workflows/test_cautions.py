@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -13,7 +15,7 @@ from sapling.report.details import fairness
 from sapling.report.folder import read_run
 from sapling.report.summary import summarise
 from sapling.tables import print_result
-from sapling.workflows.cautions import short_training, unequal_tuning, uneven_groups
+from sapling.workflows.cautions import never_recognised, short_training, unequal_tuning, uneven_groups
 from tests.conftest import SMALL_RUN, write_images
 
 
@@ -114,3 +116,25 @@ def test_trials_are_declared_alike_or_warned_about():
         warned(contrl=3)
     with pytest.raises(ConfigError, match="must be at least 0"):
         warned(control=-3)
+
+
+@pytest.mark.parametrize(
+    ("recalls", "named"),
+    [
+        ([[0.5, 0.0, None], [0.4, 0.0, None]], "'b' (3 training and 2 test images)"),
+        ([[0.5, 0.0, None], [0.4, 0.1, None]], None),
+        ([[0.5, 0.2, 0.0], [0.4, 0.1, 0.3]], None),
+        ([None, None], None),
+        ([], None),
+    ],
+)
+def test_classes_that_no_student_recognises_are_named(recalls, named):
+    counts = {"train": np.array([4, 3, 5]), "test": np.array([2, 2, 0])}
+    data = SimpleNamespace(
+        num_classes=3,
+        classes=("a", "b", "c"),
+        split=SimpleNamespace(part=lambda part: part),
+        source=SimpleNamespace(count_labels=counts.get),
+    )
+    found = never_recognised([{"test": {"per_class_recall": recall}} for recall in recalls], data)
+    assert found == ([f"No student recognises a single test image of {named}."] if named else [])

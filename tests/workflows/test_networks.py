@@ -9,7 +9,7 @@ import torch
 
 import sapling
 from sapling.config import build
-from sapling.data import packed
+from sapling.data import load_data, packed
 from sapling.errors import ConfigError, GateError, ModelError, UsageError
 from sapling.models import create_model, load_model, origin_of
 from sapling.workflows.networks import check_settings_are_used, load_given
@@ -27,7 +27,6 @@ def config(**blocks):
 @pytest.fixture(scope="module")
 def foreign(photos, tmp_path_factory):
     """A network of elsewhere that learned ``photos`` elsewhere, packed as scripts do: weights and nothing else."""
-    from sapling.data import load_data
 
     data = load_data(photos, img_size=16)
     torch.manual_seed(0)
@@ -79,7 +78,6 @@ def test_another_number_of_classes_never_gets_a_random_head(photos, tmp_path):
 
 
 def test_preprocessing_of_weights_alone_can_be_set(photos, foreign):
-    from sapling.data import load_data
 
     data = load_data(photos, img_size=16)
     settings = config(teacher={"model": str(foreign), "img_size": 24, "mean": [0.5] * 3, "std": [0.25] * 3}).teacher
@@ -210,3 +208,15 @@ def test_the_licence_of_published_weights_is_on_the_student_s_card(photos, publi
     assert "* licence of the weights it started from: cc-by-nc-4.0" in readme
     student = load_model(result.folder / "student").model.state_dict()
     assert torch.equal(student["blocks.0.conv.weight"], published.state_dict()["blocks.0.conv.weight"])
+
+
+def test_the_student_of_a_run_as_a_teacher_is_said(finished_run, photos):
+    data = load_data(photos, img_size=16)
+
+    def notes(model):
+        return load_given(build({"data": "x", "teacher": str(model)}).teacher, data).notes
+
+    assert notes(finished_run.folder) == (
+        f"this is the student of that run; its teacher is {finished_run.folder / 'teacher'}",
+    )
+    assert notes(finished_run.folder / "teacher") == notes(finished_run.folder / "student") == ()

@@ -35,6 +35,7 @@ Outcome: TypeAlias = Literal["better", "worse", "no difference shown"]
 
 OF = {"top1": "accuracy", "macro_recall": "mean recall per class", "map": "mean average precision"}
 SEEDS_FOR_HEADLINES = 5
+HOPELESS = 50.0  # points: a test that could show no smaller difference shows none
 IMBALANCE_LIMIT = 5.0
 
 
@@ -319,7 +320,7 @@ def _statement(
         return f"{subject} is {outcome} than {control}{caveat}: {span}."
     limit = math.ceil(round(1000.0 * (detectable or 1.0), 6)) / 10.0
     with_seeds = "with one seed" if counts.seeds == 1 else f"with {counts.seeds} seeds"
-    if limit >= 100.0:
+    if limit > HOPELESS:
         return f"No difference shown{caveat}: {span}; {with_seeds} and so few images this test can show none reliably."
     return f"No difference shown{caveat}: {span}; {with_seeds} this test can show differences above {limit:.1f} points."
 

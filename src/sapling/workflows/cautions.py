@@ -52,6 +52,18 @@ def warnings_of(
     ]
 
 
+def never_recognised(members: Sequence[Mapping[str, Any]], data: Dataset) -> list[str]:
+    """Classes of which no student, of any seed, names a single test image."""
+    recalls = [member["test"].get("per_class_recall") for member in members]
+    if not recalls or not all(recalls):
+        return []
+    missed = [k for k in range(data.num_classes) if all(recall[k] == 0 for recall in recalls)]
+    train, test = (data.source.count_labels(data.split.part(part)) for part in ("train", "test"))
+    named = [f"{data.classes[k]!r} ({int(train[k])} training and {int(test[k])} test images)" for k in missed]
+    more = f" and {len(named) - 5} more" if len(named) > 5 else ""
+    return [f"No student recognises a single test image of {', '.join(named[:5])}{more}."] if named else []
+
+
 def uneven_groups(
     verdict: Verdict, members: Sequence[Mapping[str, Any]], truth: NDArray[np.int64], groups: list[str] | None
 ) -> list[str]:

@@ -28,7 +28,7 @@ from sapling.screen import Screen
 from sapling.types import Teacher
 from sapling.workflows import measures, scores
 from sapling.workflows.answers import hear, recorded
-from sapling.workflows.cautions import uneven_groups, warnings_of
+from sapling.workflows.cautions import never_recognised, uneven_groups, warnings_of
 from sapling.workflows.dataset import open_checked, write_data_card
 from sapling.workflows.diagnosis import diagnosis, log_line, look
 from sapling.workflows.gallery import write_gallery
@@ -309,6 +309,7 @@ def _judge(
         "warnings": [
             *warnings_of(teacher.card, data, config, phases=phases, fitted=fitted, terms=terms),
             *uneven_groups(verdict, members, labels, groups),
+            *never_recognised(members, data),
         ],
     }
     results["diagnosis"] = diagnosis(

@@ -234,6 +234,9 @@ def load_given(settings: TeacherConfig, data: Dataset) -> LoadedModel:
     else:
         size = settings.img_size or data.img_size
         loaded = load_model(settings.model, img_size=size, mean=settings.mean, std=settings.std)
+    if (Path(settings.model) / "teacher" / "card.json").is_file():
+        note = f"this is the student of that run; its teacher is {Path(settings.model) / 'teacher'}"
+        loaded = replace(loaded, notes=(*loaded.notes, note))
     if loaded.names_are_known or len(loaded.classes) != data.num_classes:
         return loaded
     note = "its classes have no names; they are taken in the order of the data's, which the gate checks"
