@@ -289,6 +289,6 @@ def test_a_test_that_could_only_show_more_than_half_of_everything_shows_none():
         control, method = ((rng.random((2, 24)) < 0.6).astype(float) for _ in range(2))
         found = compare(control, method)
         if found.outcome == "no difference shown":
-            said.append((found.detectable.now > 0.5, "can show none reliably" in found.statement))
+            said.append((found.as_dict()["detectable"]["now"] > 0.5, "can show none reliably" in found.statement))
     assert {hopeless for hopeless, _ in said} == {True, False}
     assert all(hopeless == none for hopeless, none in said)
