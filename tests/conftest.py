@@ -59,6 +59,19 @@ def quick_exports():
     parse_functions_once()
 
 
+@pytest.fixture
+def run(capsys):
+    """The command line in process: exit code, stdout, stderr."""
+    from sapling.cli import main
+
+    def call(*arguments):
+        code = main([str(a) for a in arguments])
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return call
+
+
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory):
     """Decoded images of the tests never land in the user's cache."""

@@ -12,16 +12,6 @@ from sapling.config import build
 from tests.conftest import write_images
 
 
-@pytest.fixture
-def run(capsys):
-    def call(*arguments):
-        code = main([str(a) for a in arguments])
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return call
-
-
 def test_help_lists_the_commands(run):
     code, out, _ = run("--help")
     assert code == 0

@@ -5,18 +5,6 @@ import shutil
 import pytest
 import typer
 
-from sapling.cli import main
-
-
-@pytest.fixture
-def run(capsys):
-    def call(*arguments):
-        code = main([str(a) for a in arguments])
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return call
-
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), typer.Exit(130)])
 def test_a_stop_by_hand_is_said(run, monkeypatch, error):
@@ -63,3 +51,9 @@ def test_images_to_predict_that_are_not_there_are_a_wrong_call(run, finished_run
     assert code == 2
     assert "did you mean 'new'" in err
     assert "the model comes first" in err
+
+
+def test_the_home_of_nobody_is_a_folder_that_is_not_there(run):
+    code, _, err = run("inspect", "~nosuchuser/photos")
+    assert code == 2
+    assert "~nosuchuser/photos" in err

@@ -5,20 +5,9 @@ import sys
 
 import pytest
 
-from sapling.cli import main
 from sapling.data.packed import cache_folder, open_store
 from sapling.data.sources import open_source
 from tests.data.pictures import class_pictures, write_zip
-
-
-@pytest.fixture
-def run(capsys):
-    def call(*arguments):
-        code = main([str(a) for a in arguments])
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return call
 
 
 @pytest.fixture
@@ -76,6 +65,8 @@ def test_clear_as_json(run, name):
 
 
 def test_a_wrong_call(run, name):
+    for days in ("nan", "inf", "-1"):
+        assert run("cache", "clear", "--unused-days", days, "--yes")[0] == 2
     for arguments in ((), ("--all", "--unused-days", "1"), (name, "--all")):
         code, _, err = run("cache", "clear", *arguments)
         assert code == 2

@@ -110,6 +110,7 @@ CODE = [
     ({"name": "mine.py"}, "other.py", True),
     ({"name": "kd", "alpha": 0.5}, None, False),
     ({"name": "kd"}, "kd", False),
+    ({"name": "fitnet", "tap": "neck.pyramid"}, None, False),
 ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from pathlib import Path
 from shlex import quote
 from typing import Any
@@ -176,7 +177,9 @@ def refuse_code(blocks: dict[str, Any], *, named: str | None, remedy: str) -> No
 def _names_code(block: Any) -> bool:
     if isinstance(block, dict):
         return any(map(_names_code, (*block.keys(), *block.values())))
-    return any(map(_names_code, block)) if isinstance(block, (list, tuple)) else ".py" in str(block).lower()
+    if isinstance(block, (list, tuple)):
+        return any(map(_names_code, block))
+    return re.search(r"\.py(\+|$)", str(block), re.IGNORECASE) is not None  # alone, or joined with others
 
 
 def _read_settings(path: Path) -> dict[str, Any]:

@@ -9,7 +9,6 @@ import pytest
 from safetensors.numpy import load_file
 
 import sapling
-from sapling.cli import main
 from sapling.config import build
 from sapling.data.answers import CannotHoldError, mark_of
 from sapling.data.loader import load_data
@@ -298,12 +297,7 @@ def test_methods_see_the_same_number_of_views(method):
 
 
 @pytest.fixture
-def call(capsys):
-    def run(*arguments):
-        code = main([str(a) for a in arguments])
-        out, err = capsys.readouterr()
-        return code, out, err
-
+def call(run):
     return run
 
 

@@ -9,7 +9,6 @@ import sys
 import pytest
 
 import sapling
-from sapling.cli import main
 from sapling.errors import DataError, UsageError
 from tests.data.pictures import process_environment
 from tests.data.scenes import scene, split_scenes, write_scenes
@@ -19,16 +18,6 @@ SMALL = {
     "train": {"epochs": 1, "batch_size": 8, "precision": "fp32"},
     "deploy": {"onnx": False, "latency_seconds": 0},
 }
-
-
-@pytest.fixture
-def run(capsys):
-    def call(*arguments):
-        code = main([str(a) for a in arguments])
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return call
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 
 import sapling
+from sapling.config import build
 from sapling.evaluation.diagnosis import CAUSES
+from sapling.workflows import plan as planning
 from tests.conftest import SMALL_RUN
 
 
@@ -34,3 +36,13 @@ def test_a_whole_run_of_ps_kd(photos, tmp_path):
     assert "Method ps_kd has no teacher" in (run.folder / "report.html").read_text()
     assert {f["name"] for f in results["diagnosis"].get("findings", [])} <= {"steps"} < set(CAUSES)
     assert "what a teacher does (method ps_kd has none)" in results["diagnosis"]["not_looked_at"]
+
+
+def test_a_plan_counts_no_teacher_that_is_not_asked(photos, monkeypatch):
+    """Steps of 10 ms, and a teacher that would take a second for each batch."""
+    monkeypatch.setattr(planning, "_time_step", lambda *_, train, **__: 0.01 if train else 1.0)
+    blocks = {**SMALL_RUN, "data": {"source": str(photos), "img_size": 16}, "output": "none"}
+    own, kd = (planning.plan(build({**blocks, "method": name})) for name in ("ps_kd", "kd"))
+    assert own["teacher"]["heard"]["sentence"] == "not asked: method ps_kd asks no teacher"
+    assert kd["estimated_seconds"] - own["estimated_seconds"] > 5
+    assert own["estimated_seconds"] < planning.FIXED_SECONDS + 2

@@ -339,9 +339,8 @@ def choose_to_ship(records: list[dict[str, Any]], arm: str, measure: str = "top1
         return float(record["val"][measure])
 
     means = {a: float(np.mean([score(r) for r in records if r["arm"] == a])) for a in (arm, CONTROL)}
-    chosen = arm if means[arm] >= means[CONTROL] else CONTROL
+    chosen, other = (arm, CONTROL) if means[arm] >= means[CONTROL] else (CONTROL, arm)
     best = max((r for r in records if r["arm"] == chosen), key=score)
-    other = CONTROL if chosen == arm else arm
     tie = " (a tie goes to the distilled one)" if means[arm] == means[CONTROL] else ""
     shown = f"{chosen} has {100 * means[chosen]:.1f} % {OF[measure]} on average and {other} {100 * means[other]:.1f} %"
     reason = f"{'not distilled: ' if chosen == CONTROL else ''}on validation {shown}{tie}"
