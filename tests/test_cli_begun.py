@@ -45,6 +45,37 @@ def test_dry_run_tells_what_is_there_already(run, finished_run, tmp_path):
     assert "holds a run with other settings: train.epochs was 3, is 4" in shown
 
 
+def test_a_teacher_that_another_run_has_is_named(run, finished_run, tmp_path, monkeypatch):
+    folder = shutil.copytree(finished_run.folder, tmp_path / "a run")
+    settings = tmp_path / "settings.yaml"
+    settings.write_text((folder / "config.yaml").read_text().partition("fingerprint:")[0])
+    sentence = f"'{folder}/teacher' was trained with these settings: --teacher '{folder}/teacher' learns from it"
+
+    def told(*more):
+        code, out, err = run("distill", "--config", settings, "-o", tmp_path / "b", *more)
+        return code, "".join((out + err).split())
+
+    def is_told(text):
+        return "".join(sentence.split()) in text
+
+    code, shown = told("--method", "kd", "--seeds", 1, "--dry-run")
+    assert (code, is_told(shown)) == (0, True)
+    for others in (("--epochs", 4), ("--seed", 7), ("--img-size", 20), ("--teacher", "cnn3")):
+        code, shown = told(*others, "--dry-run")
+        assert (code, is_told(shown)) == (0, False), others
+
+    def stops(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sapling.workflows.teacher.train_teacher", stops)
+    assert told("--method", "kd")[0] == 130
+    assert sentence in (tmp_path / "b" / "log.txt").read_text()
+    for damaged in ("[", "teacher: 3"):
+        (folder / "config.yaml").write_text(damaged)
+        code, shown = told("--method", "kd", "--dry-run")
+        assert (code, is_told(shown)) == (0, False), damaged
+
+
 def test_images_to_predict_that_are_not_there_are_a_wrong_call(run, finished_run, tmp_path):
     (tmp_path / "new").mkdir()
     code, _, err = run("predict", finished_run.folder, tmp_path / "nwe")

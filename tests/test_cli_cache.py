@@ -20,8 +20,14 @@ def test_the_list(run, name, tmp_path):
     code, out, _ = run("cache", "list")
     assert code == 0
     assert name in out
+    assert "decoded images" in next(line for line in out.splitlines() if name in line)
     assert "\x1b[2J" not in out
-    code, out, _ = run("cache", "list", "--json")
+    (cache_folder() / "stores" / name / "meta.json").write_text("{}")
+    assert "damaged store" in run("cache", "list")[1]
+
+
+def test_the_list_as_json(run, name):
+    _, out, _ = run("cache", "list", "--json")
     assert [entry["name"] for entry in json.loads(out)] == [name]
 
 

@@ -1,5 +1,7 @@
 """What a terminal shows: words that agree with their numbers, no markup, something to see while it works."""
 
+from dataclasses import replace
+
 import pytest
 
 from sapling import listings, method_list, tables
@@ -112,3 +114,22 @@ def test_reasons_are_broken_below_each_other_in_a_window_and_whole_in_a_pipe_and
         "          nine",
     ]
     assert len(shown("why", False)) == len(shown("", True)) == 1
+
+
+def test_the_measure_of_the_verdict_is_the_first_column(finished_run, capsys):
+    def header(measure):
+        comparison = finished_run.results["comparison"]
+        verdict = {**comparison["verdict"], "measure": measure}
+        results = {**finished_run.results, "comparison": {**comparison, "verdict": verdict}}
+        tables.print_result(replace(finished_run, results=results))
+        lines = capsys.readouterr().out.splitlines()
+        at = next(k for k, line in enumerate(lines) if "parameters" in line)
+        return lines[at].split("  "), lines[at + 2]
+
+    titles, teacher = header("macro_recall")
+    assert [t.strip() for t in titles if t][:3] == ["mean recall", "top-1", "macro F1"]
+    test = finished_run.results["teacher"]["test"]
+    shares = [f"{100 * test[key]:.2f} %" for key in ("macro_recall", "top1", "macro_f1")]
+    assert " ".join(shares) in " ".join(teacher.split())
+    titles, _ = header("top1")
+    assert [t.strip() for t in titles if t][:3] == ["top-1", "macro F1", "parameters"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import re
 from pathlib import Path
 from shlex import quote
@@ -10,7 +11,7 @@ from typing import Any
 
 from sapling.assignments import read_yaml
 from sapling.config import AUTO, MethodBlock, RunConfig
-from sapling.errors import RunError, UsageError
+from sapling.errors import RunError, SaplingError, UsageError
 
 SPLIT_FILE = "split.csv"
 STOPPED_FILE = "stopped.json"
@@ -125,6 +126,26 @@ def has_stamp(folder: Path, stamp: str, *, whole: bool = True) -> bool:
 def run_folder(config: RunConfig, task: str) -> str:
     """The folder that was asked for; by default one named after data, student and method, numbered if need be."""
     return config.output.folder or free_folder(config.default_folder(task), config, task)
+
+
+def same_teacher(folder: Path, config: RunConfig) -> str:
+    """Say which run beside ``folder`` trained the teacher of these images and settings; empty where none did."""
+    for run in sorted(folder.parent.glob("*/teacher/card.json")) if config.teacher.model != AUTO else ():
+        home = run.parent.parent
+        try:
+            old, new = load_run_config(home), config.model_dump(mode="json")
+            chosen = home / CHOSEN
+            if chosen.is_file():
+                old["teacher"] = {**old["teacher"], "model": json.loads(chosen.read_text())["teacher"]}
+            for blocks in (old, new):
+                blocks["train"] = {k: v for k, v in blocks["train"].items() if k != "num_seeds"}
+            same = all(old[block] == new[block] for block in ("data", "teacher", "train"))
+        except (SaplingError, ValueError, OSError, KeyError, TypeError, AttributeError):
+            continue  # somebody's own, or damaged
+        if same and home.resolve() != folder.resolve():
+            place = quote(str(run.parent))
+            return f"{place} was trained with these settings: --teacher {place} learns from it, and trains no other"
+    return ""
 
 
 def _differences(old: Any, new: dict[str, Any]) -> str:

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 
 _PART_NAMES = {"train": "train", "val": "validation", "test": "test", "none": "in no part"}
+_SCORES = {"top1": "top-1", "macro_recall": "mean recall", "map": "mAP", "macro_f1": "macro F1"}
+_KINDS = {"store": "decoded images", "answers": "a teacher's answers", "phase": "a method's first phase"}
 _EXAMPLES = 5
 
 
@@ -52,6 +54,7 @@ def print_result(result: RunResult) -> None:
 
     from sapling.report.details import looks_at_test
     from sapling.report.diagnosis import terminal_lines  # not above: the page brings matplotlib
+    from sapling.report.folder import block
 
     results, console = result.results, open_console()
     console.print()
@@ -59,13 +62,16 @@ def print_result(result: RunResult) -> None:
         console.print(Text(result.statement, style="bold"))
         console.print(Text(str(results["comparison"]["verdict"]["scope"]), style="dim"))
     console.print(Text(looks_at_test(results.get("test_opened") or {}), style="dim"))
-    score = ("mAP" if results.get("multi_label") else "top-1", "right")
-    table = new_table(("", "left"), score, ("macro F1", "right"), ("parameters", "right"), ("MACs", "right"))
+    keys = ["map" if results.get("multi_label") else "top1", "macro_f1"]
+    judged_by = str(block(results, "comparison", "verdict").get("measure", keys[0]))
+    keys = [judged_by, *(key for key in keys if key != judged_by)]  # what the verdict is about comes first
+    columns = [(_SCORES[key], "right") for key in keys]
+    table = new_table(("", "left"), *columns, ("parameters", "right"), ("MACs", "right"))
     if results.get("teacher"):
         t = results["teacher"]
         num = len(t.get("members") or ())
         table.add_row(
-            Text(f"{num} teachers {t['model']}" if num > 1 else f"teacher {t['model']}"), *_scores([t]), *_size(t)
+            Text(f"{num} teachers {t['model']}" if num > 1 else f"teacher {t['model']}"), *_scores([t], keys), *_size(t)
         )
     arms: dict[str, list[Any]] = {}
     for member in results["members"]:
@@ -73,7 +79,7 @@ def print_result(result: RunResult) -> None:
     student = str(results["manifest"]["student"]).removeprefix("sapling_")
     for arm, members in arms.items():
         label = {"control": f"{student} alone (control)", "model": student}.get(arm, f"{student} with {arm}")
-        table.add_row(Text(label), *_scores(members), *_size(members[0]))
+        table.add_row(Text(label), *_scores(members, keys), *_size(members[0]))
     console.print(table)
     for warning in results.get("warnings", []):
         console.print(Text(f"note: {warning}", style="yellow"))
@@ -103,13 +109,13 @@ def _print_labelled(console: Any, label: str, text: str) -> None:
     console.print(grid)
 
 
-def _scores(entries: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
+def _scores(entries: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> list[str]:
     cells = []
-    for key in ("map" if "map" in entries[0]["test"] else "top1", "macro_f1"):
+    for key in keys:
         values = [100 * float(e["test"][key]) for e in entries]
         spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
         cells.append(f"{statistics.mean(values):.2f} %{spread}")
-    return cells[0], cells[1]
+    return cells
 
 
 def _size(entry: Mapping[str, Any]) -> tuple[str, str]:
@@ -334,15 +340,15 @@ def print_cache(entries: Sequence[Entry], folder: Path) -> None:
     """What ``sapling cache list`` prints."""
     from rich.text import Text
 
-    columns = (("name", "left"), ("images", "right"), ("px", "right"), ("MB", "right"))
+    columns = (("name", "left"), ("what", "left"), ("images", "right"), ("px", "right"), ("MB", "right"))
     table = new_table(*columns, ("made", "left"), ("last used", "left"), ("images from", "left"))
     for entry in entries:
-        name = entry.name if entry.kind in ("store", "answers") else f"{entry.name} ({entry.kind})"
+        names = (entry.name, _KINDS.get(entry.kind, entry.kind))
         source = "" if entry.source is None else printable(entry.source)
         source += " (gone)" if entry.source_exists is False else ""
         made, used = ((when or "").partition("T")[0] for when in (entry.created, entry.last_used))
         counts = (f"{n:,}" if n is not None else "" for n in (entry.images, entry.pixels))
-        table.add_row(*(Text(cell) for cell in (name, *counts, megabytes(entry.num_bytes), made, used, source)))
+        table.add_row(*(Text(cell) for cell in (*names, *counts, megabytes(entry.num_bytes), made, used, source)))
     console = open_console()
     if entries:
         console.print(table)

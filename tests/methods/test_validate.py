@@ -20,6 +20,7 @@ from tests.methods.toys import pair_info
         ("kd", {"temperature": "hot"}, "temperature: 'hot' is not allowed; must be a number"),
         ("kd", {"temperature": True}, "temperature: True is not allowed; must be a number"),
         ("kd", {"temperature": float("nan")}, "temperature: nan is not allowed; must be a finite number"),
+        ("kd", {"alpha": 10**400}, f"alpha: {10**400} is not allowed; must be a finite number"),
         ("kd", {"temperature": [4]}, "temperature: [4] is not allowed; must be a number"),
         ("kd", {"standardize": "maybe"}, "standardize: 'maybe' is not allowed; must be true or false"),
         ("kd", {"alpha": 2}, "alpha: 2 is not allowed; must be"),

@@ -140,13 +140,20 @@ def _check(place: str, value: Any, schema: Mapping[str, Any]) -> list[str]:
         return [f"{place}: {value!r} is not allowed; must be {KINDS[schema['type']]}"]
     kind = schema.get("type")
     if kind in ("number", "integer"):
-        return _check_range(place, float(value), value, schema)
+        return _check_range(place, _number(value), value, schema)
     if kind == "array":
         return _check_array(place, value, schema)
     inner = schema.get("additionalProperties")
     if kind == "object" and isinstance(inner, Mapping):
         return [p for key, part in value.items() for p in _check(f"{place}.{key}", part, inner)]
     return []
+
+
+def _number(value: Any) -> float:
+    try:
+        return float(value)
+    except OverflowError:  # a whole number of hundreds of digits
+        return math.inf
 
 
 def _check_range(place: str, number: float, value: Any, schema: Mapping[str, Any]) -> list[str]:

@@ -19,7 +19,7 @@ from sapling.engine.trainer import autocast
 from sapling.models.create import count_macs, count_parameters, resolve_name
 from sapling.models.tapped import TappedModel
 from sapling.report.wording import model_name
-from sapling.run_folders import is_this_run, run_folder
+from sapling.run_folders import is_this_run, run_folder, same_teacher
 from sapling.screen import Screen
 from sapling.workflows.answers import decide
 from sapling.workflows.choose import chosen_teacher, note_of_choice
@@ -126,7 +126,8 @@ def plan(config: RunConfig, *, task: str = "distill", screen: Screen | None = No
         result["method"] = {"name": config.method.name, **config.method.options}
         result["weights"] = method.weights_in(method.phases()[-1])
         choice = [f"teacher {note_of_choice(config, data.img_size)}"] if is_chosen else []
-        result["notes"] = [*choice, *method_notes(config, epochs)]
+        known = "" if given or begun else same_teacher(Path(folder), config)
+        result["notes"] = [*choice, *([f"teacher {known}"] if known else []), *method_notes(config, epochs)]
         shipped = method.deployable(student)
         if shipped is not student:
             result["shipped"] = _card(f"{student_name} with {config.method.name}", shipped, student_shape)

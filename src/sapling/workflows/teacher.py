@@ -26,6 +26,7 @@ from sapling.models.create import count_macs, count_parameters, origin_of
 from sapling.models.load import LoadedModel, ensemble_folders, load_model, save_model
 from sapling.models.tapped import TappedModel
 from sapling.record import Run, atomic_file, read_json, write_json
+from sapling.run_folders import same_teacher
 from sapling.screen import Screen, duration
 from sapling.teachers.ensemble import PLAIN, Ensemble, Symmetrised, Symmetry
 from sapling.teachers.live import LiveTeacher
@@ -117,6 +118,8 @@ def get_teacher(run: Run, data: Dataset, machine: Machine, screen: Screen) -> Ch
     trained_on = check_teacher_splits(splits, data, run.config)
     names = teacher_names(len(parts) if given else settings.num_teachers)
     folds = keep_folds(run, data, names, given=given)
+    if not given and (known := same_teacher(run.folder, run.config)):
+        run.log(f"teacher: {known}")
     members: list[LoadedModel] = []
     judged: dict[str, Judgement] = {}
     cards: list[dict[str, Any]] = []
