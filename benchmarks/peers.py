@@ -271,9 +271,11 @@ def repeated(
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
-    """Median, least and largest."""
-    ordered = [round(f(values), 4) for f in (statistics.median, min, max)]
-    return dict(zip(("median", "least", "largest"), ordered, strict=True))
+    """Median, quartiles, least and largest."""
+    quarters = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else [*values] * 3
+    found = {"median": quarters[1], "lower_quartile": quarters[0], "upper_quartile": quarters[2]}
+    found |= {"least": min(values), "largest": max(values)}
+    return {name: round(value, 4) for name, value in found.items()}
 
 
 def ratios(above: Sequence[float], below: Sequence[float]) -> dict[str, float]:

@@ -25,7 +25,7 @@ from sapling.data.loader import Dataset
 from sapling.evaluation.verdict import compare
 from sapling.models.load import load_model
 from sapling.models.tapped import TappedModel
-from sapling.record import Run, environment, write_json
+from sapling.record import Run, environment, read_json, write_json
 from sapling.teachers.live import LiveTeacher
 from sapling.workflows.passes import Machine, make_member, optim_settings, prepare_machine
 
@@ -83,7 +83,9 @@ def main() -> None:
                     continue
                 started = time.perf_counter()
                 one(folder, teacher, data, precision, seed, options.epochs, machine)
-                print(f"seed {seed} {precision}: {time.perf_counter() - started:.0f} s", flush=True)
+                seconds = round(time.perf_counter() - started)
+                write_json(folder / f"seconds-{precision}-s{seed}.json", {"seconds": seconds})
+                print(f"seed {seed} {precision}: {seconds} s", flush=True)
             collect(folder, list(range(seed + 1)), labels, options)
 
 
@@ -107,6 +109,9 @@ def collect(folder: Path, seeds: list[int], labels: np.ndarray, options: argpars
             "settings": {k: v for k, v in vars(options).items() if k != "folder"},
             "seeds": seeds,
             "dev_images": len(labels),
+            "seconds_of_both_students": {
+                p: [read_json(folder / f"seconds-{p}-s{s}.json")["seconds"] for s in seeds] for p in PRECISIONS
+            },
             "arms": rows,
             "environment": environment(),
         },

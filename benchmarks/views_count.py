@@ -76,7 +76,7 @@ def main() -> None:
     data = open_dev("eurosat", most=(options.images, None), img_size=options.img_size)
     config = settings(data)
     config = config.model_copy(update={"train": config.train.model_copy(update={"threads": options.threads})})
-    folder: Path = options.folder / f"views-{options.images}-{options.epochs}-{options.img_size}"
+    folder: Path = options.folder / f"views-{options.network}-{options.images}-{options.epochs}-{options.img_size}"
     folder.mkdir(parents=True, exist_ok=True)
     with Run(folder / "run", config, task="distill") as run:
         machine = prepare_machine(config, run)

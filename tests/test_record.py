@@ -79,6 +79,23 @@ def test_a_foreign_folder_is_not_touched(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.docx"]
 
 
+@pytest.mark.parametrize("names", [("log.txt",), ("environment.json",), ("log.txt", "environment.json"), ("data.json",)])
+def test_files_of_ones_own_that_are_called_as_those_of_a_run_are_not_overwritten(tmp_path, names):
+    for name in names:
+        (tmp_path / name).write_text("[1, 2]")
+    with pytest.raises(UsageError, match="is no run"), record.Run(tmp_path, CONFIG, task="distill"):
+        pass
+    assert {p.name: p.read_text() for p in tmp_path.iterdir()} == dict.fromkeys(names, "[1, 2]")
+
+
+def test_a_run_that_was_killed_before_its_settings_were_kept_begins_anew(tmp_path):
+    with record.Run(tmp_path / "r", CONFIG, task="distill"):
+        pass
+    (tmp_path / "r" / "config.yaml").unlink()
+    with record.Run(tmp_path / "r", CONFIG, task="distill"):
+        assert (tmp_path / "r" / "config.yaml").is_file()
+
+
 @pytest.mark.parametrize("more", [(), ("split.csv",), ("log.txt",)])
 def test_settings_and_a_split_of_ones_own_are_not_overwritten(tmp_path, more):
     (tmp_path / "config.yaml").write_text("# my own notes\ndata: photos\n")
@@ -106,6 +123,8 @@ CODE = [
     ({"name": "kd+stranger/evil.PY"}, None, True),
     (["kd", {"name": "evil.py"}], None, True),
     ("evil.py+kd", None, True),
+    ("kd + stranger/evil.py + at", None, True),
+    (["kd", "stranger/evil.py\n "], None, True),
     ({"name": "mine.py"}, "mine.py", False),
     ({"name": "mine.py"}, "other.py", True),
     ({"name": "kd", "alpha": 0.5}, None, False),

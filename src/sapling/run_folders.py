@@ -14,11 +14,11 @@ from sapling.config import AUTO, MethodBlock, RunConfig
 from sapling.errors import RunError, SaplingError, UsageError
 
 SPLIT_FILE = "split.csv"
-STOPPED_FILE = "stopped.json"
+STOPPED_FILE, ENVIRONMENT = "stopped.json", "environment.json"
 CHOSEN = "chosen.json"  # what the settings leave open and the run chose
 FIRST_FILES = {
     "config.yaml",
-    "environment.json",
+    ENVIRONMENT,
     "data.json",
     "machine.json",
     CHOSEN,
@@ -37,8 +37,7 @@ def refuse_foreign_folder(folder: Path) -> None:
     if folder.is_file():
         raise UsageError("the output is a file", where=str(folder), allowed="a folder")
     names = {p.name for p in folder.iterdir() if not p.name.startswith(".")} if folder.is_dir() else set()
-    # A split or settings without a run are somebody's own, and would be overwritten.
-    if names - (FIRST_FILES - {SPLIT_FILE, "config.yaml"}) and not _is_a_run(folder, names):
+    if names and not _is_a_run(folder, names):
         raise UsageError(
             "the output folder holds other files and is no run",
             where=str(folder),
@@ -62,9 +61,14 @@ def refuse_own_split(folder: Path, config: RunConfig) -> None:
 
 
 def _is_a_run(folder: Path, names: set[str]) -> bool:
-    """Whether the settings in a folder are those of a run, damaged or not."""
-    if "config.yaml" not in names or "environment.json" in names:
-        return "config.yaml" in names
+    """Whether the settings in a folder are those of a run, damaged or not; or it was killed before they were kept."""
+    if "config.yaml" not in names:
+        try:
+            return names == {ENVIRONMENT} and "started" in json.loads((folder / ENVIRONMENT).read_text())
+        except (OSError, ValueError, TypeError):
+            return False
+    if ENVIRONMENT in names:
+        return True
     return any(has_stamp(folder, f"{task}:", whole=False) for task in ("distill", "train"))
 
 
@@ -200,7 +204,7 @@ def _names_code(block: Any) -> bool:
         return any(map(_names_code, (*block.keys(), *block.values())))
     if isinstance(block, (list, tuple)):
         return any(map(_names_code, block))
-    return re.search(r"\.py(\+|$)", str(block), re.IGNORECASE) is not None  # alone, or joined with others
+    return re.search(r"\.py\s*(\+|$)", str(block), re.IGNORECASE) is not None  # alone, or joined with others
 
 
 def _read_settings(path: Path) -> dict[str, Any]:

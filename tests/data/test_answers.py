@@ -1,9 +1,13 @@
 """The files of kept answers: what is whole is read, what is not is made anew, and nothing is taken for another's."""
 
+import errno
 import gc
 import json
 import os
 import zlib
+from contextlib import nullcontext
+from types import SimpleNamespace
+from zlib import crc32 as zlib_crc32
 
 import numpy as np
 import pytest
@@ -11,9 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sapling.data import answers
-from sapling.data.answers import PartWriter, is_part, mark_of, open_answers, part_name
+from sapling.data.answers import is_part, mark_of, open_answers, part_name
 from sapling.data.cache import clear_cache, list_cache
+from sapling.data.partwriter import PartWriter
 from sapling.errors import DataError, RunError
+from sapling.teachers import build_cache
 
 OF = {"teacher": "a", "data": "b"}
 ROWS = np.array([2, 3, 5, 9])
@@ -61,6 +67,52 @@ def test_a_damaged_file_is_noticed_removed_and_asked_for_again(store, change):
     with pytest.raises(RunError, match="damaged"):
         store.read("logits", 0)
     assert store.missing(["logits"]) == {0: ["logits"], 1: ["logits"]}
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EMFILE, "Too many open files"), MemoryError()])
+def test_what_the_system_refuses_is_no_damage(store, monkeypatch, error):
+    write(store, 0, np.ones((4, 7)))
+
+    def refuses(*_, **__):
+        raise error
+
+    monkeypatch.setattr(np.lib.format, "open_memmap", refuses)
+    for call in (lambda: store.read("logits", 0), lambda: store.is_whole(["logits"])):
+        with pytest.raises(DataError, match="cannot be read: (Too many open files|no memory)"):
+            call()
+    monkeypatch.undo()
+    assert store.read("logits", 0).all()
+
+
+def test_few_files_are_open_at_once_and_each_is_read_over_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(answers, "MOST_OPEN", 2)
+    read_over = []
+    monkeypatch.setattr(answers.zlib, "crc32", lambda block, start=0: read_over.append(1) or zlib_crc32(block, start))
+    store = open_answers(OF, ROWS, num_views=4, name="photos", folder=tmp_path)
+    for view in range(4):
+        write(store, view, np.full((4, 7), view))
+    assert store.is_whole(["logits"])
+    assert len(store._maps) == 0
+    read_over.clear()
+    for view in (0, 1, 0, 2, 3, 0):
+        assert float(store.read("logits", view)[0, 0]) == view
+        assert len(store._maps) <= 2
+    assert not read_over
+    store.close()
+
+
+def test_what_another_build_writes_is_left_where_nothing_can_be_locked(store, monkeypatch):
+    data = SimpleNamespace(split=SimpleNamespace(train=ROWS), view_batches=lambda *_, **__: [], num_classes=7)
+    other = store.place / ".part-of-another"
+    other.write_bytes(b"")
+    for is_alone in (False, True):
+        monkeypatch.setattr(build_cache, "locked", lambda *_, alone=is_alone, **__: nullcontext(alone))
+        monkeypatch.setattr(build_cache, "shapes_of", lambda *_: {"logits": (7,)})
+        with pytest.raises(RunError, match="answers to some images are missing"):
+            build_cache.build_answers(
+                store, SimpleNamespace(shapes={}), data, taps=(), batch_size=2, device="cpu", progress=None
+            )
+        assert other.exists() is not is_alone
 
 
 def test_a_file_of_pickles_is_never_opened(store, tmp_path):

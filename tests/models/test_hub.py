@@ -129,6 +129,12 @@ def test_a_filled_cache_needs_no_network(repositories, cache, offline):
     assert origin_of(trees.model).licence == "cc-by-nc-4.0"
 
 
+@pytest.mark.parametrize("name", ["a/b/c", "https://huggingface.co/owner/name", "my net", "a/../b"])
+def test_what_is_no_name_is_said(cache, offline, name):
+    with pytest.raises(ModelError, match="is no name on the hub"):
+        load_model(f"hf-hub:{name}")
+
+
 def test_an_empty_cache_offline_says_what_to_do(cache, offline):
     for call in (
         lambda: create_model("mobilenetv3_small_050", num_classes=5, img_size=64, pretrained=True),

@@ -368,3 +368,10 @@ def test_a_config_whose_stored_size_is_endless_is_refused(folder):
     edit(folder, lambda config: config["sapling"].update(store_size=float("inf")))
     with pytest.raises(ModelError, match="does not say how images are prepared"):
         load_model(folder)
+
+
+def test_arguments_that_timm_trips_over_are_named(tmp_path):
+    folder = write(tmp_path / "student", loaded("vit_tiny_patch16_224", img_size=64))
+    edit(folder, lambda config: config["model_args"].update(patch_size=0))
+    with pytest.raises(ModelError, match=r"cannot be built with .*patch_size=0"):
+        load_model(folder)

@@ -10,8 +10,9 @@ from safetensors.numpy import load_file
 
 import sapling
 from sapling.config import build
-from sapling.data.answers import CannotHoldError, mark_of
+from sapling.data.answers import mark_of, part_name
 from sapling.data.loader import load_data
+from sapling.data.partwriter import CannotHoldError
 from sapling.data.storefile import write_sealed
 from sapling.errors import RunError, UsageError
 from sapling.methods import registry
@@ -239,8 +240,10 @@ def test_a_disk_without_room_changes_no_view(data, monkeypatch):
     monkeypatch.setattr(answers.shutil, "disk_usage", lambda _: Usage(0, 0, 2 * 16 * 62 * 3 * 2))
     assert decide(config, data, {}, epochs).kept
     assert not decide(config, data, {"embedding": (4,)}, epochs).kept
-    # what is there already needs no room
-    assert decide(config, data, {"embedding": (4,)}, epochs, there=16 * 62 * 4 * 2).kept
+    # what is there already needs no room; what another method has kept is no help
+    for tap, helps in (("embedding", True), ("stage4", False)):
+        there = {part_name(tap): 16 * 62 * 4 * 2}
+        assert decide(config, data, {"embedding": (4,)}, epochs, there).kept is helps
 
 
 def test_maps_without_room_are_said_to_be_smaller_as_vectors(data, monkeypatch):
@@ -349,7 +352,8 @@ def test_a_run_verifies_and_builds_again_what_it_kept(photos, teacher, tmp_path,
 
 
 def answers_writer(kept, folder, view, shape):
-    from sapling.data.answers import AnswerStore, PartWriter
+    from sapling.data.answers import AnswerStore
+    from sapling.data.partwriter import PartWriter
 
     meta = json.loads((kept / "meta.json").read_text())
     store = AnswerStore(kept, meta["mark"], np.load(kept / "rows.npy"), meta["num_views"], meta)

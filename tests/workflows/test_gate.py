@@ -14,7 +14,9 @@ from sapling.data.viewspec import preset
 from sapling.errors import GateError, RunError
 from sapling.evaluation.soft_targets import memorised, soft_targets
 from sapling.models import load_model, save_model
+from sapling.workflows import gate
 from sapling.workflows.gate import files_of, some, warnings_about
+from sapling.workflows.passes import Machine
 from tests.conftest import SMALL_RUN, write_images
 
 TRAIN = {**SMALL_RUN["train"], "num_seeds": 1, "epochs": 1}
@@ -157,6 +159,20 @@ def test_some_images_are_the_same_ones_every_time(many_photos):
     assert np.array_equal(few.split.train, some(data, "train", 20).split.train)
     assert np.array_equal(few.split.val, data.split.val)
     assert some(data, "train", 10**6) is data
+
+
+@pytest.mark.parametrize(("usual", "fewest", "expected"), [(16, 2, 64), (8, 4, 16), (4, 6, 6), (32, 2, 64)])
+def test_of_large_images_fewer_are_held_at_once(many_photos, given, monkeypatch, usual, fewest, expected):
+    data = sapling.load_data(many_photos, img_size=16)
+    monkeypatch.setattr(gate, "USUAL_SIDE", usual)
+    monkeypatch.setattr(gate, "FEWEST_IMAGES", fewest)
+    monkeypatch.setattr(gate, "NUM_IMAGES", 64)
+    monkeypatch.setattr(gate, "check_preprocessing", lambda *given, **_: given)
+    _, _, images, labels = gate._preprocessing(load_model(given), data, Machine("cpu", "fp32", 1))
+    assert len(images) == len(labels) == min(expected, len(data.split.val))
+    every = next(data.eval_batches("val", batch_size=len(data.split.val)))
+    where = {image.numpy().tobytes(): int(label) for image, label in zip(every.images, every.labels, strict=True)}
+    assert [where[image.numpy().tobytes()] for image in images] == labels.tolist()
 
 
 def test_a_teacher_that_memorised_is_said_with_remedies():

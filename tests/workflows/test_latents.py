@@ -12,8 +12,9 @@ from safetensors.torch import load_file
 
 from sapling import methods
 from sapling.cli import main
-from sapling.data.answers import CannotHoldError, open_answers
+from sapling.data.answers import open_answers
 from sapling.data.loader import load_data
+from sapling.data.partwriter import CannotHoldError
 from sapling.models.create import create_model
 from sapling.models.load import Preprocess
 from sapling.models.tapped import TappedModel

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import weakref
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -50,6 +52,26 @@ def test_both_share_a_pass_where_memory_allows(whole):
     assert record["members_per_pass"] == 2
     assert 0 < record["held_bytes"] < 50e6
     assert {name for name, _, _ in passes(whole.folder)} == {"seed0"}
+
+
+def test_members_of_an_earlier_part_are_gone_before_the_next_are_built(tmp_path, monkeypatch):
+    class Thing:
+        pass
+
+    built, seen = [], []
+
+    def make():
+        seen.append([ref() is not None for ref in built])
+        thing = Thing()
+        built.append(weakref.ref(thing))
+        return thing
+
+    monkeypatch.setattr(members, "members_per_pass", lambda *_: 1)
+    monkeypatch.setattr(members, "member_record", lambda *_: None)
+    monkeypatch.setattr(members, "check_method", lambda *_: None)
+    planned = [members.Planned(name, make) for name in "abc"]
+    members.train_in_parts(None, planned, None, SimpleNamespace(device="cpu"), name="seed0", train=lambda *_: None)
+    assert seen == [[], [False], [False, False]]
 
 
 def test_one_at_a_time_gives_the_same_bits(photos, whole, tmp_path):

@@ -191,6 +191,20 @@ def test_what_is_damaged_is_noticed(world, tmp_path):
         prepare(world, tmp_path / "b", make(world))
 
 
+def test_weights_that_are_not_those_of_the_card_are_noticed(world, tmp_path):
+    first = make(world)
+    prepare(world, tmp_path / "a", first)
+    (cached,) = (tmp_path / "cache" / "phases").glob("*/model.safetensors")
+    for file in (cached, tmp_path / "a" / "phases" / "denoiser" / "model.safetensors"):
+        content = bytearray(file.read_bytes())
+        content[-9] ^= 1  # of some weight: shapes and names stay as they were
+        file.write_bytes(content)
+    with pytest.raises(RunError, match=r"not the file that its card tells of[\s\S]*delete that folder"):
+        prepare(world, tmp_path / "a", make(world))
+    cards, _ = prepare(world, tmp_path / "b", make(world))
+    assert cards["denoiser"]["from_cache"] is False
+
+
 def test_a_combination_has_the_phase_of_its_part(world, tmp_path):
     plain = make(world)
     made, _ = prepare(world, tmp_path / "a", plain)

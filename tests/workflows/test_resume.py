@@ -60,7 +60,7 @@ def keep_half(photos, output, cache):
     """Run in a child; dies by SIGKILL while the second view of the teacher's answers is written."""
     os.environ["SAPLING_CACHE"] = cache
     import sapling
-    from sapling.data.answers import PartWriter
+    from sapling.data.partwriter import PartWriter
 
     append = PartWriter.append
 

@@ -23,14 +23,13 @@ import json
 import os
 import re
 import stat
-import tempfile
 import weakref
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -45,6 +44,7 @@ FORMAT = 2
 KIND = "answers"
 LOGITS, TOP = "logits", "top"
 ROWS, USED = "rows.npy", "used"
+MOST_OPEN = 64
 BUILDING = ".part-"
 _FILE = re.compile(r"([A-Za-z0-9_.]+)-(\d{4})-([0-9a-f]{8})\.npy")
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -52,10 +52,6 @@ _CLOSED = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 Rows = npt.NDArray[np.int64]
 Array = npt.NDArray[Any]
-
-
-class CannotHoldError(RunError):
-    """The answers have values that cannot be kept."""
 
 
 def answers_folder() -> Path:
@@ -96,16 +92,13 @@ class AnswerStore:
     meta: Mapping[str, Any] = field(repr=False)
     _release: Callable[[], object] | None = field(default=None, repr=False)
     _maps: dict[tuple[str, int], Array] = field(default_factory=dict, repr=False)
+    _checked: set[str] = field(default_factory=set, repr=False)
 
     def close(self) -> None:
         """Let ``sapling cache clear`` have it."""
         self._maps.clear()
         if self._release is not None:
             self._release()
-
-    def has(self, part: str, view: int) -> bool:
-        """Whether the file of a part and view is there."""
-        return self._file(part, view) is not None
 
     def missing(self, parts: Sequence[str]) -> dict[int, list[str]]:
         """The parts that are not there yet, by view."""
@@ -118,10 +111,12 @@ class AnswerStore:
 
         Raises:
             RunError: it is not there, or damaged; a damaged file is removed, so that it is made anew.
+            DataError: the system does not let it be read just now.
         """
-        if (part, view) not in self._maps:
+        found = self._maps.pop((part, view), None)
+        if found is None:
             path = self._file(part, view)
-            found = _mapped(path, len(self.rows)) if path is not None else None
+            found = self._mapped(path) if path is not None else None
             if found is None:
                 if path is not None:
                     _discard(path)
@@ -130,23 +125,26 @@ class AnswerStore:
                     where=str(self.place),
                     remedy="the same command again makes it anew",
                 )
-            self._maps[part, view] = found
-        return self._maps[part, view]
+        self._maps[part, view] = found
+        while len(self._maps) > MOST_OPEN:  # each holds a descriptor: what was asked for last stays
+            self._maps.pop(next(iter(self._maps)))
+        return found
 
     def drop_damaged(self, parts: Sequence[str]) -> list[str]:
-        """Remove the files of these parts that are not whole, where they can be removed; gives their names."""
+        """Remove the files of these parts that are not whole, where they can be removed; gives their names.
+
+        Raises:
+            DataError: the system does not let one be read just now.
+        """
         damaged = []
         for part in parts:
             for view in range(self.num_views):
                 path = self._file(part, view)
                 if path is None:
                     continue
-                found = _mapped(path, len(self.rows))
-                if found is None:
+                if self._mapped(path) is None:
                     _discard(path)
                     damaged.append(path.name)
-                else:
-                    self._maps[part, view] = found
         return damaged
 
     def is_whole(self, parts: Sequence[str]) -> bool:
@@ -157,6 +155,20 @@ class AnswerStore:
         """Make now the time of the last use."""
         with suppress(OSError):
             (self.place / USED).touch()
+
+    def _mapped(self, path: Path) -> Array | None:
+        """The array of a file, None where it is damaged; what it holds is read over once."""
+        try:
+            found = _mapped(path, len(self.rows), checked=path.name in self._checked)
+        except (OSError, MemoryError) as error:
+            raise DataError(
+                f"the teacher's kept answers cannot be read: {getattr(error, 'strerror', None) or 'no memory is left'}",
+                where=str(path),
+                remedy="the same command again, or --teacher-cache off",
+            ) from error
+        if found is not None:
+            self._checked.add(path.name)
+        return found
 
     def _file(self, part: str, view: int) -> Path | None:
         # Of two that were made by two builders the first is as good as the other.
@@ -169,18 +181,23 @@ def _discard(path: Path) -> None:
         path.unlink()
 
 
-def _mapped(path: Path, num_rows: int) -> Array | None:
-    """The array of a whole file, or None; never through a link, and never what is no file."""
+def _mapped(path: Path, num_rows: int, *, checked: bool) -> Array | None:
+    """The array of a whole file, or None; never through a link, and never what is no file.
+
+    Raises:
+        OSError, MemoryError: of the system: that says nothing against the file.
+    """
     match = _FILE.fullmatch(path.name)
     try:
         if match is None or not stat.S_ISREG(path.lstat().st_mode):
             return None
-        check = 0
-        with path.open("rb") as file:
-            while block := file.read(2**22):
-                check = zlib.crc32(block, check)
+        check = int(match[3], 16) if checked else 0
+        if not checked:
+            with path.open("rb") as file:
+                while block := file.read(2**22):
+                    check = zlib.crc32(block, check)
         array = np.lib.format.open_memmap(path, mode="r")
-    except (OSError, EOFError, ValueError, MemoryError, OverflowError):
+    except (FileNotFoundError, EOFError, ValueError, OverflowError):
         return None
     wanted = np.int32 if match[1] == TOP else np.float16
     fits = array.dtype == wanted and array.ndim > 1 and len(array) == num_rows
@@ -233,11 +250,14 @@ def open_answers(
     return store
 
 
-def bytes_there(fingerprint: Mapping[str, Any], rows: Rows, *, num_views: int, folder: Path | None = None) -> int:
-    """What the answers that depend on just this take already; 0 where there are none. Nothing is made."""
-    root = folder if folder is not None else answers_folder()
-    place = next(root.glob(f"*-{_identified(fingerprint, rows, num_views)[2]}"), None)
-    return sum(p.lstat().st_size for p in place.iterdir() if _FILE.fullmatch(p.name)) if place is not None else 0
+def bytes_there(fingerprint: Mapping[str, Any], rows: Rows, *, num_views: int) -> dict[str, int]:
+    """What the answers that depend on just this take already, by part; empty where there are none. Nothing is made."""
+    place = next(answers_folder().glob(f"*-{_identified(fingerprint, rows, num_views)[2]}"), None)
+    found: dict[str, int] = {}
+    for path in place.iterdir() if place is not None else ():
+        if match := _FILE.fullmatch(path.name):
+            found[match[1]] = found.get(match[1], 0) + path.lstat().st_size
+    return found
 
 
 def _identified(fingerprint: Mapping[str, Any], rows: Rows, num_views: int) -> tuple[Rows, dict[str, Any], str]:
@@ -304,84 +324,3 @@ def rebuild(place: Path) -> str:
 def is_part(name: str) -> bool:
     """Whether Sapling writes a file of that name into a folder of answers."""
     return bool(_FILE.fullmatch(name)) or name in (META, ROWS, USED) or name.startswith(BUILDING)
-
-
-class PartWriter:
-    """Writes the files of one view; they get their names together, when all of it is there.
-
-    Args:
-        store: where they go; its lock is held by the caller.
-        view: number of the view.
-        shapes: part to shape of one image's row.
-        dtypes: part to type; float16 where none is given.
-    """
-
-    def __init__(
-        self,
-        store: AnswerStore,
-        view: int,
-        shapes: Mapping[str, tuple[int, ...]],
-        dtypes: Mapping[str, type[np.generic]] | None = None,
-    ) -> None:
-        self._store, self._view, self._stack = store, view, ExitStack()
-        self._files: dict[str, tuple[BinaryIO, Path]] = {}
-        self._dtypes = {part: np.dtype((dtypes or {}).get(part, np.float16)) for part in shapes}
-        self._checks = dict.fromkeys(shapes, 0)
-        self._written = dict.fromkeys(shapes, 0)
-        for part, shape in shapes.items():
-            handle, name = tempfile.mkstemp(prefix=BUILDING, dir=store.place)
-            file: BinaryIO = self._stack.enter_context(os.fdopen(handle, "wb+"))
-            self._files[part] = file, Path(name)
-            header = {
-                "descr": np.lib.format.dtype_to_descr(self._dtypes[part]),
-                "fortran_order": False,
-                "shape": (len(store.rows), *shape),
-            }
-            np.lib.format.write_array_header_1_0(file, header)
-            file.flush()
-            file.seek(0)
-            self._checks[part] = zlib.crc32(file.read())
-
-    def append(self, part: str, values: Array) -> None:
-        """Add the rows of the next images.
-
-        Raises:
-            RunError: a value is too large for float16, or not finite.
-        """
-        with np.errstate(over="ignore"):
-            kept = np.ascontiguousarray(values, dtype=self._dtypes[part])
-        if kept.dtype.kind == "f" and not np.isfinite(kept).all():
-            raise CannotHoldError(
-                f"the teacher's {part} has values that float16 cannot hold, so its answers cannot be kept",
-                remedy="ask the teacher for each batch: --teacher-cache off",
-            )
-        data = kept.tobytes()
-        self._files[part][0].write(data)
-        self._checks[part] = zlib.crc32(data, self._checks[part])
-        self._written[part] += len(kept)
-
-    def finish(self) -> None:
-        """Give the files their names."""
-        if set(self._written.values()) != {len(self._store.rows)}:
-            raise RunError("answers to some images are missing", where=str(self._store.place))
-        for file, _ in self._files.values():
-            file.flush()
-            os.fsync(file.fileno())
-        self._stack.close()
-        for part, (_, path) in self._files.items():
-            path.chmod(0o644)
-            path.rename(self._store.place / f"{part}-{self._view:04d}-{self._checks[part]:08x}.npy")
-
-    def __enter__(self) -> PartWriter:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._stack.close()
-        for opened in self._files.values():
-            opened[1].unlink(missing_ok=True)
-
-
-def sweep_parts(place: Path) -> None:
-    """Remove what a killed build left half written; the caller holds the lock."""
-    for left in place.glob(f"{BUILDING}*"):
-        left.unlink(missing_ok=True)

@@ -17,7 +17,7 @@ from sapling.engine.objective import ANEW, DIVERGED, check_finite, weighted_sum
 from sapling.engine.optim import OptimSettings, learning_rate, make_optimizer
 from sapling.engine.plan import Stretch
 from sapling.engine.prefetch import ahead
-from sapling.engine.trainer import GPU_CHECK_STEPS, Meter, PassSettings, TrainData, Watcher, charge, floats
+from sapling.engine.trainer import GPU_CHECK_STEPS, Meter, PassSettings, TrainData, Watcher, floats
 from sapling.errors import TrainingError
 from sapling.methods.base import Method
 from sapling.types import Phase, Teacher
@@ -129,13 +129,12 @@ def fit_phase(
                 if watcher:
                     watcher.advance(1, f"{phase.name}, epoch {epoch + 1}/{settings.epochs}")
         _check_state(method, phase, epoch)
-        taken = {"seconds": 0.0}
-        charge(taken, "seconds", started)
-        seconds += taken["seconds"]
+        taken = time.perf_counter() - started
+        seconds += taken
         if report:
             row = {"pass": settings.name, "member": method.name, "epoch": epoch, "epochs": settings.epochs}
             rate = learning_rate(optim, (epoch + 1) * num_batches - 1)
-            spent = round(taken["seconds"], 3)
+            spent = round(taken, 3)
             report({**row, "phase": phase.name, "lr": rate, "train": meter.means(), "seconds": spent})
         if checkpoint and ((epoch + 1) % every == 0 or epoch + 1 == settings.epochs):
             name = {method.name: phase.name}

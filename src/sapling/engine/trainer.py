@@ -25,6 +25,7 @@ from sapling.engine.objective import ANEW, DIVERGED, check_finite, heavy_term, w
 from sapling.engine.optim import OptimSettings, learning_rate, make_optimizer
 from sapling.engine.plan import Stretch, stretches
 from sapling.engine.prefetch import ahead
+from sapling.engine.stopwatch import Stopwatch
 from sapling.errors import RunError, TrainingError
 from sapling.methods.base import Method
 from sapling.methods.own import explained
@@ -239,12 +240,12 @@ def _train_epoch(
         device=settings.device,
         channels_last=settings.channels_last,
     )
-    mark = time.perf_counter()
+    watch = Stopwatch(clock, settings.device)
     with ahead(batches, in_thread=settings.device != "cpu") as ready:
         for number, batch in enumerate(ready):
-            mark = charge(clock, "data", mark)
+            watch.charge("data")
             target = teacher.outputs(batch) if teacher is not None and needs_teacher else None
-            mark = charge(clock, "teacher", mark)
+            watch.charge("teacher")
             if epoch < settings.half_size_epochs:
                 batch = replace(batch, images=resized(batch.images, members[0].student.half_size))
             for member in members:
@@ -256,9 +257,10 @@ def _train_epoch(
                     heavy = heavy_term(member.active, member.method.usual_weights)
                     check_finite(floats(terms), member=member.name, step=step, batch=number, heavy=heavy)
                 meters[member.name].add(terms)
-                mark = charge(clock, member.name, mark)
+                watch.charge(member.name)
             if watcher:
                 watcher.advance(1, f"{phases}epoch {epoch + 1}/{settings.epochs}")
+    watch.settle()
     return [
         {
             "pass": settings.name,
@@ -338,10 +340,3 @@ class Meter:
 def floats(terms: Mapping[str, Tensor]) -> dict[str, float]:
     """Values of terms; waits for the device."""
     return {name: float(value) for name, value in terms.items()}
-
-
-def charge(clock: dict[str, float], name: str, since: float) -> float:
-    """Add the seconds ``since`` to an entry of the clock; gives the time now."""
-    current = time.perf_counter()
-    clock[name] += current - since
-    return current

@@ -72,7 +72,7 @@ class MGD(Method):
         """Draw ``[B,C,1,1]`` for maps ``[B,C,H,W]``: 0 for ``masked_share`` of the channels of each image, else 1."""
         # drawn on the CPU, so that a seed gives the same mask on any device
         drawn = torch.rand(*maps.shape[:2], 1, 1)
-        return (drawn >= self.config.masked_share).to(maps)
+        return (drawn >= self.config.masked_share).to(maps, non_blocking=True)
 
     def forward(self, student: Outputs | None, teacher: Outputs | None, batch: Batch, step: Step) -> dict[str, Tensor]:
         """Give ``ce`` and ``mgd``."""

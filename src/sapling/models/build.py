@@ -224,7 +224,16 @@ def build_network(
             model = timm.create_model(
                 architecture, pretrained=False, num_classes=num_classes, pretrained_cfg=config, **arguments
             )
-    except (AssertionError, AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+    except (
+        ArithmeticError,
+        AssertionError,
+        AttributeError,
+        LookupError,
+        MemoryError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ) as error:
         given = ", ".join(f"{key}={value}" for key, value in arguments.items()) or "its default arguments"
         reason = str(error).strip().splitlines()
         raise ModelError(

@@ -23,7 +23,12 @@ def fetch(repo: str, filename: str) -> str:
         ModelError: neither in the cache nor to be had; the message says how to go on offline.
     """
     repo, _, revision = repo.partition("@")
-    cached = huggingface_hub.try_to_load_from_cache(repo, filename, revision=revision or None)
+    try:
+        cached = huggingface_hub.try_to_load_from_cache(repo, filename, revision=revision or None)
+    except ValueError as error:
+        raise ModelError(
+            f"{repo!a} is no name on the hub", allowed="hf-hub:owner/name, or owner/name@revision"
+        ) from error
     if isinstance(cached, str):
         return cached
     if constants.HF_HUB_OFFLINE:

@@ -51,24 +51,24 @@ class TappedModel(nn.Module):
 
     mean: Tensor
     std: Tensor
+    chosen: Tensor | None
 
     def __init__(
         self, model: nn.Module, preprocess: Preprocess, taps: Sequence[str] = (), *, bands: Bands | None = None
     ) -> None:
         super().__init__()
         self.model, self.preprocess, self.bands = model, preprocess, bands
-        self._num_given = len(preprocess.mean)
-        self._chosen: list[int] | None = None
+        self._num_given, picked = len(preprocess.mean), None
         if bands is not None and preprocess.bands is not None and bands != preprocess.bands:
             chosen = positions(preprocess.bands, bands)
             if chosen is None:
                 raise ModelError(f"the network reads {preprocess.bands}; the images hold {bands}")
-            self._num_given, self._chosen = bands.num_channels, list(chosen)
+            self._num_given, picked = bands.num_channels, torch.tensor(chosen)
         parameter = next(model.parameters())
+        self.register_buffer("chosen", picked if picked is None else picked.to(parameter.device), persistent=False)
         for name, values in (("mean", preprocess.mean), ("std", preprocess.std)):
             tensor = torch.tensor(values, dtype=torch.float32, device=parameter.device).view(1, -1, 1, 1)
             self.register_buffer(name, tensor, persistent=False)
-        self._channels_last_maps = getattr(model, "output_fmt", None) == "NHWC"
         self._is_frozen = False
         self._recorders: dict[str, Recorder] = {}
         self.taps_without_activation: tuple[str, ...] = ()
@@ -170,7 +170,7 @@ class TappedModel(nn.Module):
                 allowed=f"floating point [B,{self._num_given},H,W] in [0,1]",
             )
         size = img_size or self.preprocess.img_size
-        images = images.float() if self._chosen is None else images[:, self._chosen].float()
+        images = images.float() if self.chosen is None else images.index_select(1, self.chosen).float()
         if images.shape[2:] != (size, size):
             images = resized(images, size)
         normalised: Tensor = (images - self.mean) / self.std

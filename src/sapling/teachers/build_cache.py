@@ -13,13 +13,12 @@ from sapling.data.answers import (
     LOGITS,
     TOP,
     AnswerStore,
-    PartWriter,
     part_name,
-    sweep_parts,
     unwritable,
 )
 from sapling.data.dataset import Dataset
 from sapling.data.packing import lock_file
+from sapling.data.partwriter import PartWriter, sweep_parts
 from sapling.data.storefile import locked
 from sapling.errors import RunError
 from sapling.teachers.cached import CachedTeacher, kept_logits, logit_parts
@@ -80,8 +79,9 @@ def build_answers(
         return 0.0
     started = time.perf_counter()
     try:
-        with locked(lock_file(store.place.parent, store.mark), wait=True):
-            sweep_parts(store.place)
+        with locked(lock_file(store.place.parent, store.mark), wait=True) as is_alone:
+            if is_alone:  # where nothing can be locked, somebody else may be writing
+                sweep_parts(store.place)
             store.drop_damaged(tuple(shapes))
             lacking = store.missing(tuple(shapes))
             for view, parts in lacking.items():

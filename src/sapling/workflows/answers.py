@@ -8,16 +8,25 @@ where images are mixed or only the largest logits are kept: that is done only wh
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from sapling import methods
 from sapling.config import RunConfig
-from sapling.data.answers import AnswerStore, CannotHoldError, answers_folder, bytes_there, open_answers
+from sapling.data.answers import (
+    LOGITS,
+    TOP,
+    AnswerStore,
+    answers_folder,
+    bytes_there,
+    open_answers,
+    part_name,
+)
 from sapling.data.layout import many
 from sapling.data.loader import Dataset
+from sapling.data.partwriter import CannotHoldError
 from sapling.errors import DataError, UsageError
 from sapling.record import Run, environment, read_json, write_json
 from sapling.screen import Screen, duration
@@ -81,7 +90,11 @@ def settle_views(config: RunConfig, epochs: int, *, mixed: bool) -> int:
 
 
 def decide(
-    config: RunConfig, data: Dataset, shapes: Mapping[str, tuple[int, ...]], epochs: int, there: int = 0
+    config: RunConfig,
+    data: Dataset,
+    shapes: Mapping[str, tuple[int, ...]],
+    epochs: int,
+    there: Mapping[str, int] | None = None,
 ) -> Decision:
     """Decide by the settings, the sizes and the free disk.
 
@@ -90,7 +103,7 @@ def decide(
         data: the images.
         shapes: of the teacher's features that the method asks for, by tap.
         epochs: of the students.
-        there: bytes of the answers that lie on the disk already.
+        there: bytes of the answers that lie on the disk already, by part.
 
     Raises:
         UsageError: ``teacher.cache`` is ``on`` and cannot be.
@@ -105,13 +118,14 @@ def decide(
     if against is None:
         free = _free(answers_folder())
 
-        def fits(size: int) -> bool:
-            return max(size - there, 0) <= free * SHARE_OF_DISK and not (mode == "auto" and size > MOST_BYTES)
+        def fits(size: int, taps: Iterable[str]) -> bool:
+            lie_there = sum((there or {}).get(part, 0) for part in (LOGITS, TOP, *map(part_name, taps)))
+            return max(size - lie_there, 0) <= free * SHARE_OF_DISK and not (mode == "auto" and size > MOST_BYTES)
 
         latents = methods.latent_shapes(config.method.name, shapes, **config.method.options) if shapes else {}
-        if latents and not fits(num_bytes) and fits(smaller := views * bytes_per_view(data, latents)):
+        if latents and not fits(num_bytes, shapes) and fits(smaller := views * bytes_per_view(data, latents), ()):
             num_bytes, as_latents = smaller, True
-        if not fits(num_bytes):
+        if not as_latents and not fits(num_bytes, shapes):
             against = (
                 f"its answers would take {size_in_words(num_bytes)}, and {size_in_words(free)} of the disk are free"
                 + _smaller(config, shapes)
@@ -234,7 +248,7 @@ def _has_begun(run: Run) -> bool:
     return any(run.path("checkpoints").glob("seed*")) or any(run.path("members").glob("*-s*/member.json"))
 
 
-def _there(config: RunConfig, data: Dataset, teacher: CheckedTeacher, machine: Machine, epochs: int) -> int:
+def _there(config: RunConfig, data: Dataset, teacher: CheckedTeacher, machine: Machine, epochs: int) -> dict[str, int]:
     views = settle_views(config, epochs, mixed=data.mix.is_on)
     return bytes_there(fingerprint(data, teacher, machine), data.split.train, num_views=views)
 

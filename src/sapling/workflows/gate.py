@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from sapling import methods
@@ -36,6 +35,7 @@ from sapling.workflows.scores import shown
 from sapling.workflows.teacher_split import leak_notes
 
 NUM_TRAIN_IMAGES = 2000
+USUAL_SIDE, FEWEST_IMAGES = 256, 64  # of larger images fewer are held in memory at once
 UNCHECKED = Check("preprocessing", True, "not looked at: that check needs one class per image")
 WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar")
 
@@ -166,14 +166,15 @@ def _accepts_weak(config: RunConfig) -> bool:
 
 
 def _preprocessing(loaded: LoadedModel, data: Dataset, machine: Machine) -> PreprocessingResult:
-    few = some(data, "val", NUM_IMAGES)
-    images = torch.cat([b.images for b in few.eval_batches("val", batch_size=NUM_IMAGES, device=machine.device)])
-    order = np.random.default_rng(0).permutation(len(images))  # the first ones shall be of all classes
+    few = some(data, "val", max(NUM_IMAGES * USUAL_SIDE**2 // max(data.img_size, USUAL_SIDE) ** 2, FEWEST_IMAGES))
+    # the first ones shall be of all classes
+    few = replace(few, split=replace(few.split, val=np.random.default_rng(0).permutation(few.split.val)))
+    whole = next(few.eval_batches("val", batch_size=NUM_IMAGES, device=machine.device))
     return check_preprocessing(
         loaded.model,
         loaded.preprocess,
-        images[torch.from_numpy(order).to(images.device)],
-        few.labels("val")[order],
+        whole.images,
+        few.labels("val"),
         bands=data.store.bands,
         bf16=machine.bf16,
     )

@@ -159,6 +159,7 @@ def train_in_parts(
         members = [member.make() for member in part]
         check_method(run, members)
         train(name if number == 0 else f"{name}-part{number + 1}", members)
+        del members  # before the next ones are built
 
 
 def check_method(run: Run, members: Sequence[Member]) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load, save
 from torch import Tensor
 
 from sapling.data.layout import many
@@ -294,9 +294,23 @@ def _is_of_this_run(folder: Path, content: Mapping[str, Any]) -> bool:
 
 def _keep(folder: Path, tensors: Mapping[str, Tensor], card: Mapping[str, Any]) -> None:
     (folder / CARD).unlink(missing_ok=True)
+    content = save(dict(tensors))
     with atomic_file(folder / WEIGHTS, "wb") as file:
-        file.write(save(dict(tensors)))
-    write_json(folder / CARD, dict(card))
+        file.write(content)
+    write_json(folder / CARD, {**card, "sha256": hashlib.sha256(content).hexdigest()})
+
+
+def _weights(folder: Path) -> dict[str, Tensor]:
+    """What is kept of a phase.
+
+    Raises:
+        ValueError: the file is not the one that the card tells of; those of earlier versions tell of none.
+        RunError, OSError, SafetensorError: card or file cannot be read.
+    """
+    content, wanted = (folder / WEIGHTS).read_bytes(), read_json(folder / CARD).get("sha256")
+    if wanted is not None and hashlib.sha256(content).hexdigest() != wanted:
+        raise ValueError("it is not the file that its card tells of")
+    return load(content)
 
 
 def _share(run: Run, folder: Path, tensors: Mapping[str, Tensor], card: Mapping[str, Any]) -> None:
@@ -310,9 +324,9 @@ def _from_cache(
     folder: Path, key: str, method: Method, phase: Phase
 ) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     """What another run has made; None where there is nothing, or it is damaged or of something else."""
-    with contextlib.suppress(RunError, OSError, SafetensorError, AttributeError):
+    with contextlib.suppress(RunError, OSError, ValueError, SafetensorError, AttributeError):
         if _is_there(folder) and read_json(folder / CARD).get("key") == key:
-            tensors, card = load_file(folder / WEIGHTS), read_json(folder / CARD)
+            tensors, card = _weights(folder), read_json(folder / CARD)
             own = {k: v for k, v in method.state_dict().items() if _is_of(k, phase)}
             if own.keys() == tensors.keys() and all(own[k].shape == v.shape for k, v in tensors.items()):
                 return tensors, card
@@ -321,8 +335,8 @@ def _from_cache(
 
 def _put(method: Method, phase: Phase, file: Path) -> None:
     try:
-        tensors = load_file(file)
-    except (OSError, SafetensorError) as error:
+        tensors = _weights(file.parent)
+    except (OSError, ValueError, SafetensorError) as error:
         raise RunError(f"cannot read {file.name}: {error}", where=str(file), remedy=TRY_AGAIN) from None
     own = {k: v for k, v in method.state_dict().items() if _is_of(k, phase)}
     if own.keys() != tensors.keys() or any(own[k].shape != v.shape for k, v in tensors.items()):

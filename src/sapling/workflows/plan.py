@@ -192,6 +192,6 @@ def _time_steps(model: torch.nn.Module, shape: tuple[int, ...], machine: Machine
         if train:
             logits.float().square().mean().backward()
         if machine.device != "cpu":
-            torch.cuda.synchronize()
+            torch.cuda.synchronize(machine.device)
         taken.append(time.perf_counter() - started)
     return sorted(taken[WARM_STEPS:])[TIMED_STEPS // 2]
