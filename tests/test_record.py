@@ -79,7 +79,9 @@ def test_a_foreign_folder_is_not_touched(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.docx"]
 
 
-@pytest.mark.parametrize("names", [("log.txt",), ("environment.json",), ("log.txt", "environment.json"), ("data.json",)])
+@pytest.mark.parametrize(
+    "names", [("log.txt",), ("environment.json",), ("log.txt", "environment.json"), ("data.json",)]
+)
 def test_files_of_ones_own_that_are_called_as_those_of_a_run_are_not_overwritten(tmp_path, names):
     for name in names:
         (tmp_path / name).write_text("[1, 2]")

@@ -78,7 +78,7 @@ def test_what_the_system_refuses_is_no_damage(store, monkeypatch, error):
 
     monkeypatch.setattr(np.lib.format, "open_memmap", refuses)
     for call in (lambda: store.read("logits", 0), lambda: store.is_whole(["logits"])):
-        with pytest.raises(DataError, match="cannot be read: (Too many open files|no memory)"):
+        with pytest.raises(DataError, match=r"cannot be read: (Too many open files|no memory)"):
             call()
     monkeypatch.undo()
     assert store.read("logits", 0).all()

@@ -44,6 +44,6 @@ class Stopwatch:
         self._marks.clear()
 
     def _mark(self, part: str) -> None:
-        event = torch.cuda.Event(enable_timing=True)
+        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
         event.record(torch.cuda.current_stream(self._device))
         self._marks.append((part, event))
