@@ -1,9 +1,14 @@
 """What is said of a run that was begun, is finished, or is stopped by hand."""
 
+import json
+import shlex
 import shutil
 
 import pytest
 import typer
+
+from sapling.config import build, save
+from sapling.run_folders import load_run_config, stamp_of
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), typer.Exit(130)])
@@ -60,7 +65,11 @@ def test_a_teacher_that_another_run_has_is_named(run, finished_run, tmp_path, mo
 
     code, shown = told("--method", "kd", "--seeds", 1, "--dry-run")
     assert (code, is_told(shown)) == (0, True)
-    for others in (("--epochs", 4), ("--seed", 7), ("--img-size", 20), ("--teacher", "cnn3")):
+    # of these no teacher hears
+    for alike in (("--epochs", 4), ("--set", "data.num_views=4"), ("--set", "train.half_size_share=0.5")):
+        code, shown = told("--method", "kd", *alike, "--dry-run")
+        assert (code, is_told(shown)) == (0, True), alike
+    for others in (("--teacher-epochs", 4), ("--seed", 7), ("--img-size", 20), ("--teacher", "cnn3")):
         code, shown = told(*others, "--dry-run")
         assert (code, is_told(shown)) == (0, False), others
 
@@ -88,3 +97,31 @@ def test_the_home_of_nobody_is_a_folder_that_is_not_there(run):
     code, _, err = run("inspect", "~nosuchuser/photos")
     assert code == 2
     assert "~nosuchuser/photos" in err
+
+
+def test_a_run_that_is_continued_from_another_folder_is_told_where_it_began(
+    run, finished_run, photos, tmp_path, monkeypatch
+):
+    folder = shutil.copytree(finished_run.folder, tmp_path / "r")
+    blocks = load_run_config(folder)
+    config = build({**blocks, "data": {**blocks["data"], "source": photos.name}})
+    (folder / "config.yaml").write_text(save(config) + f"fingerprint: {stamp_of(config, 'distill')}\n")
+    monkeypatch.chdir(tmp_path)
+    code, _, err = run("distill", "--resume", folder)
+    assert code == 2
+    assert f"cd {shlex.quote(str(photos.parent))} first" in " ".join(err.split())
+    (folder / "data.json").write_text("[]")
+    code, _, err = run("distill", "--resume", folder)
+    assert (code, "first: from there" in err) == (2, False)
+
+
+def test_who_evaluates_a_run_is_told_that_it_ships_its_control(run, finished_run, photos, tmp_path):
+    folder = shutil.copytree(finished_run.folder, tmp_path / "r")
+    results = json.loads((folder / "results.json").read_text())
+    for arm, is_said in (("control", True), ("dist", False)):
+        results["shipped"]["arm"] = arm
+        (folder / "results.json").write_text(json.dumps(results))
+        for name, is_the_student in (("", True), ("student", True), ("members/dist-s0", False)):
+            code, out, err = run("evaluate", folder / name, photos)
+            assert code == 0
+            assert ("ships its control" in " ".join((out + err).split())) is (is_said and is_the_student)

@@ -169,7 +169,7 @@ def _blocks(
     blocks = settings.override(blocks, dict(settings.parse_assignment(a) for a in assignments or []))
     blocks = settings.override(blocks, {k: v for k, v in flags.items() if v is not None})
     if "data" not in blocks:
-        raise UsageError("neither a run nor data is given", remedy="sapling cache build DATA --teacher PATH")
+        raise UsageError("neither a run nor data is given", remedy="give the folder of a run, or DATA --teacher PATH")
     return {k: v for k, v in blocks.items() if k != "output"}
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sapling.errors import UsageError
+from sapling.errors import DataError, SaplingError, UsageError
 from sapling.screen import Screen
 
 if TYPE_CHECKING:
@@ -285,7 +285,10 @@ def _run(task: str, blocks: dict[str, Any], *, dry_run: bool, quiet: bool, where
     if task == "distill" and (needs := known_needs(config)) is not None:
         check_method_fits(config, needs)
     # what is wrong with data is said before torch is imported
-    source = open_source(d.source, columns=d.columns)
+    try:
+        source = open_source(d.source, columns=d.columns)
+    except DataError as error:
+        raise _seen_from_elsewhere(error, d.source, Path(folder)) from error
     if d.group_pattern is not None:
         source = with_groups(source, d.group_pattern)
     if d.split_file is not None:
@@ -307,6 +310,21 @@ def _run(task: str, blocks: dict[str, Any], *, dry_run: bool, quiet: bool, where
     else:
         from sapling.workflows.distill import distill as work
     print_result(work(config, screen=screen))
+
+
+def _seen_from_elsewhere(error: DataError, source: str, folder: Path) -> DataError:
+    """The error of data that are not there, with the folder from which the run in ``folder`` saw them."""
+    from sapling.record import read_json
+
+    try:
+        place = Path(read_json(folder / "data.json")["place"])
+        base = place.parents[len(Path(source).parts) - 1]
+    except (SaplingError, LookupError, TypeError):
+        return error
+    if Path(source).is_absolute() or base / source != place or not place.exists() or base.resolve() == Path.cwd():
+        return error
+    remedy = f"cd {quote(str(base))} first: from there this run was begun"
+    return DataError(error.what, where=error.where, allowed=error.allowed, remedy=remedy)
 
 
 def _finished_before(folder: Path, num_images: int, stamp: str) -> str | None:

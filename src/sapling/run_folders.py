@@ -16,6 +16,7 @@ from sapling.errors import RunError, SaplingError, UsageError
 SPLIT_FILE = "split.csv"
 STOPPED_FILE, ENVIRONMENT = "stopped.json", "environment.json"
 CHOSEN = "chosen.json"  # what the settings leave open and the run chose
+STUDENTS_ALONE = {"num_seeds", "half_size_share", "members_per_pass"}  # settings of training that no teacher hears of
 FIRST_FILES = {
     "config.yaml",
     ENVIRONMENT,
@@ -142,7 +143,9 @@ def same_teacher(folder: Path, config: RunConfig) -> str:
             if chosen.is_file():
                 old["teacher"] = {**old["teacher"], "model": json.loads(chosen.read_text())["teacher"]}
             for blocks in (old, new):
-                blocks["train"] = {k: v for k, v in blocks["train"].items() if k != "num_seeds"}
+                students = STUDENTS_ALONE | ({"epochs"} if blocks["teacher"]["epochs"] is not None else set())
+                blocks["train"] = {k: v for k, v in blocks["train"].items() if k not in students}
+                blocks["data"] = {k: v for k, v in blocks["data"].items() if k != "num_views"}
             same = all(old[block] == new[block] for block in ("data", "teacher", "train"))
         except (SaplingError, ValueError, OSError, KeyError, TypeError, AttributeError):
             continue  # somebody's own, or damaged

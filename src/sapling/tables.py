@@ -278,6 +278,9 @@ def print_card(card: Card, page: Path) -> None:
             console.print(Text(f"        > {printable(finding.remedy)}"), soft_wrap=True)
     if not card.findings:
         console.print(Text("Nothing wrong was found.", style="green"))
+    for note in card.notes:
+        if note.startswith("Ignored"):
+            console.print(Text(f"note     {printable(note)}", style="dim"), soft_wrap=True)
     console.print()
     for what, command in card.commands:
         console.print(Text(f"{what}: {printable(command)}"), soft_wrap=True)

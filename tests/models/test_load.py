@@ -186,6 +186,16 @@ def test_nothing_there(tmp_path):
     (tmp_path / "config.yaml").write_text("x: 1\n")
     with pytest.raises(ModelError, match="no student yet"):
         load_model(tmp_path)
+    for text, shown in (
+        ('{"kind": "GateError", "what": "the teacher is no good\\nat all"}', "stopped, because the teacher is no good"),
+        ('{"kind": "interrupted", "what": "interrupted"}', "the same command goes on"),
+        ('["what"]', "the same command goes on"),
+        ('{"what": ""}', "the same command goes on"),
+    ):
+        (tmp_path / "stopped.json").write_text(text)
+        with pytest.raises(ModelError) as caught:
+            load_model(tmp_path)
+        assert shown in str(caught.value)
     (tmp_path / "notes.txt").write_text("x")
     with pytest.raises(ModelError, match="is no model"):
         load_model(tmp_path / "notes.txt")

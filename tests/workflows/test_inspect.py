@@ -31,8 +31,10 @@ def leaking(tmp_path_factory):
 def test_inspect_prints_a_table_and_writes_a_page(run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_scenes(tmp_path / "photos", each=70)
+    next((tmp_path / "photos").iterdir()).joinpath("IMG_1.HEIC").write_bytes(b"x")
     code, out, err = run("inspect", "photos/")
     assert code == 0
+    assert "Ignored: 1 file not named as images (1 .heic)" in " ".join(out.split())
     assert "140 of 2 classes: 98 train, 21 validation, 21 test" in out
     assert "Nothing wrong was found." in out
     assert "runs/inspect-photos/inspect.html" in out
@@ -55,6 +57,16 @@ def test_inspect_names_what_leaks_and_writes_a_split_that_does_not(run, leaking,
     card = json.loads(out)
     assert card["duplicates"]["num_crossing"] == 0
     assert split.exists()
+
+
+@pytest.mark.parametrize("name", ["inspect.html", "inspect.json", "inspect-split.csv"])
+def test_files_of_ones_own_are_not_written_over(run, leaking, tmp_path, name):
+    (tmp_path / name).write_text('{"mine": 1}')
+    code, _, err = run("inspect", leaking, "-o", tmp_path, "-q")
+    assert code == 2
+    assert "would be overwritten" in err
+    assert [p.name for p in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name).read_text() == '{"mine": 1}'
 
 
 def test_json_is_all_of_stdout(run, leaking, tmp_path):

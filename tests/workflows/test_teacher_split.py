@@ -85,6 +85,9 @@ def test_the_command_line_stops_with_2_and_no_traceback(photos, finished_run, tm
     shown = capsys.readouterr().err
     assert "was trained on" in " ".join(shown.split())
     assert "Traceback" not in shown
+    assert main([*args, "--output", str(tmp_path / "other"), "--dry-run"]) == 2
+    assert "was trained on" in " ".join(capsys.readouterr().err.split())
+    assert main([*args, "--output", str(tmp_path / "other"), "--dry-run", "--allow-leaks"]) == 0
 
 
 def test_a_leak_that_is_allowed_stands_everywhere(photos, finished_run, leaky):

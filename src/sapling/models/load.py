@@ -15,6 +15,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import safetensors
@@ -251,9 +252,11 @@ def _locate(path: str | Path) -> tuple[Path, Path]:
             folder = place / "student"
         elif not (place / CONFIG).is_file() and not (place / WEIGHTS).is_file() and (place / "config.yaml").is_file():
             raise ModelError(
-                "this run has no student yet",
+                "this run has no student yet" + (why := _stop_of(place)),
                 where=str(place),
-                remedy="finish it: the same command resumes it",
+                remedy="the same command goes on"
+                if not why
+                else f"sapling report {quote(str(place))} says how to go on",
             )
         weights = folder / WEIGHTS
     if several := ensemble_folders(folder):
@@ -275,6 +278,16 @@ def _locate(path: str | Path) -> tuple[Path, Path]:
             remedy=f"copy {CONFIG} (and {CLASSES}) from where the weights came from",
         )
     return folder, weights
+
+
+def _stop_of(run: Path) -> str:
+    """What ended a run without a student, where it was an error."""
+    try:
+        stop = json.loads((run / "stopped.json").read_text(encoding="utf-8"))
+        what = str(stop["what"]).splitlines()[0][:200]
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return ""
+    return "" if stop["kind"] == what else f": it was stopped, because {ascii(what)[1:-1]}"
 
 
 def _read_config(path: Path) -> dict[str, Any]:

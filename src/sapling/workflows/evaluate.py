@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sapling.config import RunConfig, build
+from sapling.data.layout import printable
 from sapling.data.loader import Dataset, load_data
 from sapling.data.openings import Opening, fingerprint_of_test, record_opening
 from sapling.data.sources import Columns, open_source
@@ -125,6 +126,8 @@ def evaluate(
     if len(source.classes) < len(loaded.classes):
         missing = [c for c in loaded.classes if c not in source.classes]
         warnings.append(f"no images of {len(missing)} of its classes: {', '.join(missing[:5])}")
+    if home and (note := _shipped_control(home, Path(model))):
+        warnings.append(note)
     return {"model": str(model), "split": split, "classes": list(loaded.classes), "warnings": warnings, **metrics}
 
 
@@ -210,6 +213,18 @@ def run_of(model: Path) -> Path | None:
         if file.is_file() and "\nfingerprint: " in file.read_text(encoding="utf-8", errors="replace"):
             return place
     return None
+
+
+def _shipped_control(home: Path, model: Path) -> str:
+    """What a reader must know of the student of a run that is not the distilled one."""
+    file = home / "results.json"
+    if model.resolve() not in (home.resolve(), home.resolve() / "student") or not file.is_file():
+        return ""
+    content = read_json(file)
+    shipped = content.get("shipped") if isinstance(content, dict) else None
+    if not isinstance(shipped, dict) or shipped.get("arm") != "control":
+        return ""
+    return f"this is {printable(str(shipped.get('member')))}: the run ships its control, which was better on validation"
 
 
 def export(run: str | Path, *, output: str | Path | None = None, screen: Screen | None = None) -> dict[str, Any]:

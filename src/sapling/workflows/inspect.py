@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -45,6 +46,8 @@ def inspect(
     screen = screen or Screen(quiet=True)
     if output is not None and Path(output).is_file():
         raise UsageError("the output is a file", where=str(output), allowed="a folder")
+    if output is not None:
+        refuse_own_files(Path(output))
     with ExitStack() as stack:
         stages: dict[str, Bar] = {}
 
@@ -58,6 +61,25 @@ def inspect(
     if output is not None:
         inspection = write_files(inspection, Path(output), group_pattern=settings.get("group_pattern"))
     return inspection.card
+
+
+def refuse_own_files(folder: Path) -> None:
+    """Never write over files that are called as ours and are somebody's own.
+
+    Raises:
+        UsageError: there are such files, and no ``inspect.json`` of an inspection beside them.
+    """
+    there = [name for name in (JSON_FILE, PAGE_FILE, CLEAN_SPLIT) if (folder / name).exists()]
+    try:
+        is_ours = "sapling_version" in json.loads((folder / JSON_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError, RecursionError):
+        is_ours = False
+    if there and not is_ours:
+        raise UsageError(
+            f"{there[0]} in the output folder is not of an inspection, and would be overwritten",
+            where=str(folder / there[0]),
+            remedy="give another --output, or move the file away",
+        )
 
 
 def write_files(inspection: Inspection, folder: Path, *, group_pattern: str | None = None) -> Inspection:

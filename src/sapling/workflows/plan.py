@@ -36,6 +36,7 @@ from sapling.workflows.passes import (
     preprocess_for,
 )
 from sapling.workflows.several import given_folds, teacher_epochs
+from sapling.workflows.teacher_split import check_teacher_splits, split_of
 
 WARM_STEPS, TIMED_STEPS = 1, 3
 FEW_IMAGES, LONG_STEP = 8, 2.0
@@ -63,6 +64,8 @@ def plan(config: RunConfig, *, task: str = "distill", screen: Screen | None = No
     begun = _begun(Path(folder), config, task)
     data = open_checked(config, screen, task=task)
     config = chosen_teacher(config, data.img_size) if task == "distill" else config
+    if task == "distill" and given and not begun:
+        check_teacher_splits([split_of(part, data) for part in parts_of(config.teacher.model)], data, config)
     machine = prepare_machine(config)
     channels = data.num_channels
     shape = student_shape = (channels, data.img_size, data.img_size)
