@@ -65,7 +65,7 @@ def print_result(result: RunResult) -> None:
     keys = ["map" if results.get("multi_label") else "top1", "macro_f1"]
     judged_by = str(block(results, "comparison", "verdict").get("measure", keys[0]))
     keys = [judged_by, *(key for key in keys if key != judged_by)]  # what the verdict is about comes first
-    columns = [(_SCORES[key], "right") for key in keys]
+    columns = [(_SCORES.get(key, key), "right") for key in keys]
     table = new_table(("", "left"), *columns, ("parameters", "right"), ("MACs", "right"))
     if results.get("teacher"):
         t = results["teacher"]

@@ -191,6 +191,7 @@ def test_nothing_there(tmp_path):
         ('{"kind": "interrupted", "what": "interrupted"}', "the same command goes on"),
         ('["what"]', "the same command goes on"),
         ('{"what": ""}', "the same command goes on"),
+        ('{"what": "no kind"}', "the same command goes on"),
     ):
         (tmp_path / "stopped.json").write_text(text)
         with pytest.raises(ModelError) as caught:

@@ -254,9 +254,7 @@ def _locate(path: str | Path) -> tuple[Path, Path]:
             raise ModelError(
                 "this run has no student yet" + (why := _stop_of(place)),
                 where=str(place),
-                remedy="the same command goes on"
-                if not why
-                else f"sapling report {quote(str(place))} says how to go on",
+                remedy=f"sapling report {quote(str(place))} says how to go on" if why else "the same command goes on",
             )
         weights = folder / WEIGHTS
     if several := ensemble_folders(folder):
@@ -284,10 +282,10 @@ def _stop_of(run: Path) -> str:
     """What ended a run without a student, where it was an error."""
     try:
         stop = json.loads((run / "stopped.json").read_text(encoding="utf-8"))
-        what = str(stop["what"]).splitlines()[0][:200]
+        what, kind = str(stop["what"]).splitlines()[0][:200], stop["kind"]
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return ""
-    return "" if stop["kind"] == what else f": it was stopped, because {ascii(what)[1:-1]}"
+    return "" if kind == what else f": it was stopped, because {ascii(what)[1:-1]}"
 
 
 def _read_config(path: Path) -> dict[str, Any]:
