@@ -90,6 +90,6 @@ def unreachable(what: str, reason: str) -> ModelError:
     return ModelError(
         f"the published weights of {what} are not on this machine and cannot be downloaded",
         where=reason,
-        remedy="connect once (or copy the cache folder and set HF_HOME), or take none: a network that is named without "
-        "hf-hub: and without published weights (pretrained=false)",
+        remedy="connect once (or copy the cache folder and set HF_HOME), or start from random weights: "
+        "pretrained=False, and a name without hf-hub:",
     )
