@@ -288,7 +288,11 @@ def _run(task: str, blocks: dict[str, Any], *, dry_run: bool, quiet: bool, where
     try:
         source = open_source(d.source, columns=d.columns)
     except DataError as error:
-        raise _seen_from_elsewhere(error, d.source, Path(folder)) from error
+        base = _begun_in(d.source, Path(folder))
+        if base is None:
+            raise
+        remedy = f"cd {quote(str(base))} first: from there this run was begun"
+        raise DataError(error.what, where=error.where, allowed=error.allowed, remedy=remedy) from None
     if d.group_pattern is not None:
         source = with_groups(source, d.group_pattern)
     if d.split_file is not None:
@@ -312,19 +316,18 @@ def _run(task: str, blocks: dict[str, Any], *, dry_run: bool, quiet: bool, where
     print_result(work(config, screen=screen))
 
 
-def _seen_from_elsewhere(error: DataError, source: str, folder: Path) -> DataError:
-    """The error of data that are not there, with the folder from which the run in ``folder`` saw them."""
+def _begun_in(source: str, folder: Path) -> Path | None:
+    """Another folder than this one, from which the run in ``folder`` saw data that are still there; or None."""
     from sapling.record import read_json
 
     try:
         place = Path(read_json(folder / "data.json")["place"])
         base = place.parents[len(Path(source).parts) - 1]
     except (SaplingError, LookupError, TypeError):
-        return error
-    if Path(source).is_absolute() or base / source != place or not place.exists() or base.resolve() == Path.cwd():
-        return error
-    remedy = f"cd {quote(str(base))} first: from there this run was begun"
-    return DataError(error.what, where=error.where, allowed=error.allowed, remedy=remedy)
+        return None
+    if Path(source).is_absolute() or base / source != place or not place.exists():
+        return None
+    return base if base.resolve() != Path.cwd() else None
 
 
 def _finished_before(folder: Path, num_images: int, stamp: str) -> str | None:

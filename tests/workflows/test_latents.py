@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from sapling import methods
 from sapling.cli import main
-from sapling.data.answers import open_answers
+from sapling.data.answers import open_answers, part_name
 from sapling.data.loader import load_data
 from sapling.data.partwriter import CannotHoldError
 from sapling.models.create import create_model
@@ -107,6 +107,15 @@ def test_latents_are_kept_where_features_do_not_fit(photos, monkeypatch, method,
     found = decide(*with_shapes(data, method))
     assert (found.kept, found.latents) == expected
     assert ("as latents" in found.sentence) == found.latents
+
+
+def test_latents_that_lie_there_need_no_room(photos, monkeypatch):
+    data = load_data(photos, img_size=16)
+    small_disk(monkeypatch, 62 * 16 * 6)
+    asked = with_shapes(data, {"method": "fdbd", "ae_channels": 8})
+    for there, is_kept in ((LATENT + "0123456789abcdef", True), ("stage3", False)):
+        found = decide(*asked, {part_name(there): 62 * 16 * 256})
+        assert (found.kept, found.latents) == (is_kept, is_kept)
 
 
 def with_shapes(data, method):

@@ -45,6 +45,7 @@ KIND = "answers"
 LOGITS, TOP = "logits", "top"
 ROWS, USED = "rows.npy", "used"
 MOST_OPEN = 64
+"""Files of one store that are mapped at a time."""
 BUILDING = ".part-"
 _FILE = re.compile(r"([A-Za-z0-9_.]+)-(\d{4})-([0-9a-f]{8})\.npy")
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -116,7 +117,7 @@ class AnswerStore:
         found = self._maps.pop((part, view), None)
         if found is None:
             path = self._file(part, view)
-            found = self._mapped(path) if path is not None else None
+            found = self._opened(path) if path is not None else None
             if found is None:
                 if path is not None:
                     _discard(path)
@@ -142,7 +143,7 @@ class AnswerStore:
                 path = self._file(part, view)
                 if path is None:
                     continue
-                if self._mapped(path) is None:
+                if self._opened(path) is None:
                     _discard(path)
                     damaged.append(path.name)
         return damaged
@@ -156,7 +157,7 @@ class AnswerStore:
         with suppress(OSError):
             (self.place / USED).touch()
 
-    def _mapped(self, path: Path) -> Array | None:
+    def _opened(self, path: Path) -> Array | None:
         """The array of a file, None where it is damaged; what it holds is read over once."""
         try:
             found = _mapped(path, len(self.rows), checked=path.name in self._checked)

@@ -8,7 +8,7 @@ where images are mixed or only the largest logits are kept: that is done only wh
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -32,12 +32,14 @@ from sapling.record import Run, environment, read_json, write_json
 from sapling.screen import Screen, duration
 from sapling.teachers.build_cache import build_answers, bytes_per_view
 from sapling.teachers.cached import TOP_LOGITS, CachedTeacher, keeps_all
-from sapling.types import Teacher
+from sapling.types import LATENT, Teacher
 from sapling.workflows.passes import Machine
 from sapling.workflows.teacher import CheckedTeacher
 
 FILE = "answers.json"
 ASKS_NONE = "asks no teacher"
+LATENTS = (part_name(LATENT).rpartition(".")[0],)
+"""How names of kept latents begin, whatever phase made them."""
 VIEWS = 16
 """V where nothing is set; benchmarks/views_count.py measures what it costs in accuracy."""
 WORTH = 0.75
@@ -118,14 +120,15 @@ def decide(
     if against is None:
         free = _free(answers_folder())
 
-        def fits(size: int, taps: Iterable[str]) -> bool:
-            lie_there = sum((there or {}).get(part, 0) for part in (LOGITS, TOP, *map(part_name, taps)))
+        def fits(size: int, parts: tuple[str, ...]) -> bool:
+            lie_there = sum(n for part, n in (there or {}).items() if part.startswith((LOGITS, TOP, *parts)))
             return max(size - lie_there, 0) <= free * SHARE_OF_DISK and not (mode == "auto" and size > MOST_BYTES)
 
+        own = tuple(map(part_name, shapes))
         latents = methods.latent_shapes(config.method.name, shapes, **config.method.options) if shapes else {}
-        if latents and not fits(num_bytes, shapes) and fits(smaller := views * bytes_per_view(data, latents), ()):
+        if latents and not fits(num_bytes, own) and fits(smaller := views * bytes_per_view(data, latents), LATENTS):
             num_bytes, as_latents = smaller, True
-        if not as_latents and not fits(num_bytes, shapes):
+        if not as_latents and not fits(num_bytes, own):
             against = (
                 f"its answers would take {size_in_words(num_bytes)}, and {size_in_words(free)} of the disk are free"
                 + _smaller(config, shapes)
